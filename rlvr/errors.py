@@ -1,0 +1,49 @@
+"""The errors of the system, one class per boundary.
+
+Owns the tree that `main` turns into an exit code: a `UserError` is one clear sentence and exit code 2, everything else is ours and exits 1.
+Called by every package; knows nobody.
+"""
+
+
+class FiresteelError(Exception):
+    """Anything that this project raises on purpose."""
+
+
+class UserError(FiresteelError):
+    """Bad input: the message says what was given and what would do. Exit code 2, nothing half-written."""
+
+
+class ConfigError(UserError):
+    """A run file, an override or a combination of settings that cannot work."""
+
+
+class ProblemError(UserError):
+    """A problem file that is empty or malformed; the message names file and line."""
+
+
+class WireError(FiresteelError):
+    """A frame that is cut, corrupt, oversized or of an unknown version."""
+
+
+class QueueError(FiresteelError):
+    """The rollout queue's contract was broken, or its producers are gone."""
+
+
+class Closed(FiresteelError):  # noqa: N818 - the contract's own word: closing raises `Closed` at waiters
+    """The queue was closed; whoever waits on it stops."""
+
+
+class EngineError(FiresteelError):
+    """The inference engine failed to start, to sample or to take weights."""
+
+
+class SandboxError(FiresteelError):
+    """The verifier's sandbox is broken; never a verdict about the model."""
+
+
+class BroadcastError(FiresteelError):
+    """A weight broadcast missed its deadline, lost a peer, or arrived with another digest."""
+
+
+class LearnerError(FiresteelError):
+    """A training step that cannot be trusted: a loss or gradient that is not finite, a batch that does not fit its plan."""
