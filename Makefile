@@ -1,0 +1,40 @@
+# The two commands of the README are `make demo` and `make test`; both set up what is missing first.
+SHELL := /bin/bash
+VENV := .venv
+PY := $(VENV)/bin/python
+DEVICE ?= cpu
+SEED ?= 0
+export OMP_NUM_THREADS ?= 1
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: setup demo demo-seeds demo-controls test test-fast test-long lint lock clean
+
+setup:
+	@bash requirements/setup.sh $(DEVICE)
+
+demo: setup
+	@$(PY) -m recipes.demo --seed $(SEED)
+
+demo-seeds: setup
+	@$(PY) -m recipes.demo --seeds 0,1,2,3,4
+
+demo-controls: setup
+	@$(PY) -m recipes.demo --controls --seed $(SEED)
+
+test: setup lint
+	@$(PY) -m pytest tests -m "not long"
+
+test-fast: setup
+	@$(PY) -m pytest tests -m "not long and not ray and not engine"
+
+test-long: setup
+	@$(PY) -m benchmarks.long
+
+lint: setup
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports
+
+lock:
+	@bash requirements/compile.sh
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
