@@ -21,7 +21,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """One TOML table."""
 
 
-class RunConfig(Table):
+class RunConfig(Table, frozen=True, kw_only=True):
     name: Annotated[str, Meta(min_length=1, description="names the run folder runs/NAME-TIME")] = "run"
     num_steps: Annotated[int, Meta(ge=1, description="training steps")] = 2000
     checkpoint_every_steps: Annotated[int, Meta(ge=0, description="steps between checkpoints; 0 = only the last")] = 20
@@ -32,7 +32,7 @@ class RunConfig(Table):
     keep_rollouts_gib: Annotated[float, Meta(ge=0.0, description="GiB of rollouts/ kept on disk, the oldest go first")] = 2.0
 
 
-class ModelConfig(Table):
+class ModelConfig(Table, frozen=True, kw_only=True):
     policy: Annotated[str, Meta(min_length=1, description="a model folder, or a hub id")] = "Qwen/Qwen2.5-Math-1.5B"
     revision: Annotated[str, Meta(description="of a hub id: branch, tag or commit; empty = the hub's default")] = ""
     reference: Annotated[str, Meta(description='reference of the KL term: "initial" = the policy at the start, else a folder or hub id')] = "initial"
@@ -43,20 +43,25 @@ class ModelConfig(Table):
     trust_remote_code: Annotated[bool, Meta(description="run Python that the model folder brings along")] = False
 
 
-class PromptsConfig(Table):
+class PromptsConfig(Table, frozen=True, kw_only=True):
     file: Annotated[str, Meta(description="problems, JSONL: id, prompt, answer, optional weight, meta; empty = the shipped one-shot examples")] = ""
-    problems: Annotated[tuple[str, ...] | None, Meta(description="ids to train on; left out = every problem of the file (pi_1 of the shipped ones)")] = None
+    problems: Annotated[
+        tuple[str, ...] | None, Meta(description="ids to train on; left out = every problem of the file (pi_1 of the shipped ones)")
+    ] = None
     answers: Annotated[dict[str, str], Meta(description="id → label that replaces the file's gold answer")] = {}
     sampler: Annotated[Literal["fixed", "shuffle_drop_last"], Meta(description="in file order, or shuffled each epoch")] = "fixed"
     problems_per_step: Annotated[AtLeast1 | None, Meta(description="different problems in a step; left out = all")] = None
     copies_per_step: Annotated[int, Meta(ge=1, description="copies of each problem in a step")] = 1
-    template: Annotated[str, Meta(description='"raw", "chat" (the model\'s own), or a template file; empty = chat if the tokenizer has one, else raw')] = ""
+    template: Annotated[
+        str,
+        Meta(description='"raw", "chat" (the model\'s own), "qwen25-math-cot", or a file with {prompt}; empty = chat if the model has one, else raw'),
+    ] = ""
     user_suffix: Annotated[str, Meta(description="added to a chat prompt that does not end with it")] = (
         "Let's think step by step and output the final answer within \\boxed{}."
     )
 
 
-class RolloutConfig(Table):
+class RolloutConfig(Table, frozen=True, kw_only=True):
     group_size: Annotated[int, Meta(ge=1, description="completions of one copy of a problem")] = 8
     temperature: Annotated[float, Meta(gt=0.0, description="of sampling")] = 0.6
     top_p: Annotated[float, Meta(gt=0.0, le=1.0, description="nucleus; below 1 only with recomputed old logprobs")] = 1.0
@@ -64,10 +69,12 @@ class RolloutConfig(Table):
     max_prompt_tokens: Annotated[int, Meta(ge=1, description="a longer prompt is refused at the start")] = 1024
     max_completion_tokens: Annotated[int, Meta(ge=1, description="a longer completion is cut and marked as truncated")] = 3072
     stop_tokens: Annotated[tuple[str, ...], Meta(description="tokens that end a completion, each one token of the tokenizer")] = ("<|endoftext|>",)
-    max_staleness: Annotated[int, Meta(ge=0, description="versions between a rollout's oldest token and the start of the step that trains it; 0 = on-policy")] = 2
+    max_staleness: Annotated[
+        int, Meta(ge=0, description="versions between a rollout's oldest token and the start of the step that trains it; 0 = on-policy")
+    ] = 2
 
 
-class RewardConfig(Table):
+class RewardConfig(Table, frozen=True, kw_only=True):
     kind: Annotated[str, Meta(min_length=1, description='what is rewarded: "outcome", "format", or another registered reward')] = "outcome"
     grade: Annotated[Literal["completion"], Meta(description="the text that is graded")] = "completion"
     extract: Annotated[Extract, Meta(description="how the final answer is found in a completion")] = "last_boxed"
@@ -75,17 +82,21 @@ class RewardConfig(Table):
     correct: Annotated[float, Meta(description="reward of a correct answer")] = 1.0
     wrong: Annotated[float, Meta(description="reward of a wrong or undecided answer")] = 0.0
     no_answer: Annotated[float, Meta(description="reward where no answer was found")] = 0.0
-    literal: Annotated[bool, Meta(description="only one number or fraction in the box can be correct, so that copying the question does not pay")] = False
+    literal: Annotated[
+        bool, Meta(description="only one number or fraction in the box can be correct, so that copying the question does not pay")
+    ] = False
 
 
-class AdvantageConfig(Table):
+class AdvantageConfig(Table, frozen=True, kw_only=True):
     estimator: Annotated[Literal["grpo", "gae"], Meta(description="how rewards become advantages")] = "grpo"
-    group_by: Annotated[Literal["problem", "copy"], Meta(description="who shares a baseline: all rollouts of a problem, or those of one copy")] = "problem"
+    group_by: Annotated[
+        Literal["problem", "copy"], Meta(description="who shares a baseline: all rollouts of a problem, or those of one copy")
+    ] = "problem"
     std_ddof: Annotated[int, Meta(ge=0, le=1, description="degrees of freedom taken from the group's standard deviation")] = 1
     std_eps: Annotated[float, Meta(ge=0.0, description="added to the standard deviation")] = 1e-6
 
 
-class ObjectiveConfig(Table):
+class ObjectiveConfig(Table, frozen=True, kw_only=True):
     clip_low: Annotated[float, Meta(ge=0.0, le=1.0, description="the ratio is clipped below 1 - clip_low")] = 0.2
     clip_high: Annotated[float, Meta(ge=0.0, description="the ratio is clipped above 1 + clip_high")] = 0.2
     policy_coef: Annotated[float, Meta(ge=0.0, description="weight of the policy term; 0 = off")] = 1.0
@@ -101,13 +112,13 @@ class ObjectiveConfig(Table):
     ] = "token_mean"
 
 
-class OptimizerConfig(Table):
+class OptimizerConfig(Table, frozen=True, kw_only=True):
     kind: Annotated[Literal["adamw"], Meta(description="the optimizer")] = "adamw"
     learning_rate: Annotated[float, Meta(gt=0.0, description="peak learning rate")] = 1e-6
     betas: Annotated[tuple[float, float], Meta(description="AdamW's two decay rates")] = (0.9, 0.999)
     eps: Annotated[float, Meta(gt=0.0, description="AdamW's epsilon")] = 1e-8
     weight_decay: Annotated[float, Meta(ge=0.0, description="decoupled weight decay")] = 0.01
-    schedule: Annotated[Literal["constant", "linear", "cosine"], Meta(description="linear: step k of N uses lr·(1 − (k−1)/N)")] = "constant"
+    schedule: Annotated[Literal["constant", "linear", "cosine"], Meta(description="linear: step k of N uses lr * (1 - (k-1)/N)")] = "constant"
     warmup_steps: Annotated[int, Meta(ge=0, description="steps of linear warm-up")] = 0
     max_grad_norm: Annotated[float, Meta(gt=0.0, description="gradients are clipped to this global norm")] = 1.0
     updates_per_step: Annotated[int, Meta(ge=1, description="optimizer updates a step, each on an equal share of its rollouts")] = 1
@@ -115,14 +126,14 @@ class OptimizerConfig(Table):
     max_tokens_per_micro_batch: Annotated[int, Meta(ge=1, description="prompt and completion tokens of a micro-batch of one rank")] = 24000
 
 
-class EvaluationSet(Table):
+class EvaluationSet(Table, frozen=True, kw_only=True):
     names: Annotated[tuple[str, ...], Meta(description="names of the set; without file, NAME.jsonl beside the run file")] = ()
     file: Annotated[str, Meta(description="problems, JSONL")] = ""
     temperature: Annotated[float, Meta(ge=0.0, description="0 = greedy")] = 0.0
     samples_per_problem: Annotated[int, Meta(ge=1, description="completions of each problem; accuracy is their mean")] = 1
 
 
-class EvaluationConfig(Table):
+class EvaluationConfig(Table, frozen=True, kw_only=True):
     template: Annotated[str, Meta(description="as prompts.template; empty = the training template")] = ""
     extract: Annotated[Extract, Meta(description="how the final answer is found")] = "last_boxed"
     grader: Annotated[Grader, Meta(description="which rules compare answer and gold")] = "firesteel"
@@ -132,14 +143,14 @@ class EvaluationConfig(Table):
     sets: Annotated[tuple[EvaluationSet, ...], Meta(description="[[evaluation.sets]]; the first one gives the summary's accuracies")] = ()
 
 
-class CriticConfig(Table):
+class CriticConfig(Table, frozen=True, kw_only=True):
     learning_rate: Annotated[float, Meta(gt=0.0, description="of the critic; only with advantage.estimator = gae")] = 1e-5
     value_clip: Annotated[float, Meta(gt=0.0, description="clip of the value loss")] = 0.5
     discount: Annotated[float, Meta(ge=0.0, le=1.0, description="gamma")] = 1.0
     trace_decay: Annotated[float, Meta(ge=0.0, le=1.0, description="lambda")] = 1.0
 
 
-class GeneratorsConfig(Table):
+class GeneratorsConfig(Table, frozen=True, kw_only=True):
     count: Annotated[int, Meta(ge=1, description="inference engines")] = 1
     tensor_parallel: Annotated[int, Meta(ge=1, description="GPUs of one engine")] = 1
     max_num_seqs: Annotated[int, Meta(ge=1, description="completions that one engine samples at once")] = 128
@@ -151,7 +162,7 @@ class GeneratorsConfig(Table):
     labels: Annotated[Labels, Meta(description="Ray label selector, such as rlvr.io/role = generator")] = {}
 
 
-class VerifiersConfig(Table):
+class VerifiersConfig(Table, frozen=True, kw_only=True):
     count: Annotated[int, Meta(ge=1, description="verifier actors")] = 1
     workers: Annotated[int, Meta(ge=1, description="sandboxed children of each verifier")] = 1
     undecided: Annotated[Literal["zero", "exclude"], Meta(description="an undecided answer earns reward.wrong, or leaves its group")] = "zero"
@@ -162,7 +173,7 @@ class VerifiersConfig(Table):
     labels: Annotated[Labels, Meta(description="Ray label selector, such as rlvr.io/role = verifier")] = {}
 
 
-class LearnerConfig(Table):
+class LearnerConfig(Table, frozen=True, kw_only=True):
     ranks: Annotated[int, Meta(ge=1, description="FSDP ranks, one GPU each on cuda")] = 1
     device: Annotated[Literal["auto", "cpu", "cuda"], Meta(description="auto = cuda where Ray has GPUs")] = "auto"
     keep: Annotated[int, Meta(ge=1, description="checkpoints kept, the newest ones")] = 2
@@ -171,22 +182,22 @@ class LearnerConfig(Table):
     labels: Annotated[Labels, Meta(description="Ray label selector, such as rlvr.io/role = learner")] = {}
 
 
-class QueueConfig(Table):
+class QueueConfig(Table, frozen=True, kw_only=True):
     order: Annotated[Literal["admission", "completion", "window"], Meta(description="which groups a batch takes first")] = "admission"
     window: Annotated[int, Meta(ge=0, description="with order = window: younger groups that may pass a slow one")] = 0
     lease_s: Annotated[float, Meta(gt=0.0, description="seconds after which unfinished work is given to somebody else")] = 600.0
 
 
-class WeightsConfig(Table):
+class WeightsConfig(Table, frozen=True, kw_only=True):
     deadline_s: Annotated[float, Meta(gt=0.0, description="seconds within which a broadcast must end")] = 60.0
 
 
-class MetricsConfig(Table):
+class MetricsConfig(Table, frozen=True, kw_only=True):
     bind: Annotated[str, Meta(description="address on which metrics and service discovery are served")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="of the controller's service discovery; 0 = a free one")] = 0
 
 
-class Config(Table):
+class Config(Table, frozen=True, kw_only=True):
     """A whole run."""
 
     run: RunConfig = RunConfig()

@@ -47,3 +47,7 @@ class BroadcastError(FiresteelError):
 
 class LearnerError(FiresteelError):
     """A training step that cannot be trusted: a loss or gradient that is not finite, a batch that does not fit its plan."""
+
+
+class ActorError(FiresteelError):
+    """An actor of the run failed for good; the message names it."""

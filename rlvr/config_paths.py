@@ -1,0 +1,87 @@
+"""Where the things that a run file names are: files, folders, or models of a hub.
+
+Owns the difference between a folder and a hub id, and the evaluation sets' files. `resolve_paths` makes every path absolute, so that a resolved
+configuration means the same in any folder; whether the files exist is asked only when a run needs them (`check_files`).
+"""
+
+import os
+import re
+from pathlib import Path
+
+import msgspec
+
+from rlvr.config import Config, EvaluationSet
+from rlvr.errors import ConfigError
+
+BUILT_IN_TEMPLATES = ("raw", "chat", "qwen25-math-cot")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+
+
+def is_folder_name(model: str) -> bool:
+    """True where a resolved model.policy or model.reference is a folder, false where it is a hub id."""
+    return os.path.isabs(model)
+
+
+def resolve_paths(config: Config, folder: Path) -> Config:
+    """The same configuration with absolute paths, taken relative to the run file's `folder`, and one entry for each evaluation set."""
+    replace = msgspec.structs.replace
+    reference = config.model.reference
+    return replace(
+        config,
+        model=replace(
+            config.model,
+            policy=_model(config.model.policy, folder),
+            reference=reference if reference == "initial" else _model(reference, folder),
+        ),
+        prompts=replace(config.prompts, file=_file(config.prompts.file, folder), template=_template(config.prompts.template, folder)),
+        evaluation=replace(
+            config.evaluation,
+            template=_template(config.evaluation.template, folder),
+            sets=tuple(one for given in config.evaluation.sets for one in _single_sets(given, folder)),
+        ),
+    )
+
+
+def check_files(config: Config) -> None:
+    """Raise ConfigError for the first file or model folder that the run needs and that is not there."""
+    for key, model in (("model.policy", config.model.policy), ("model.reference", config.model.reference)):
+        if is_folder_name(model) and not (Path(model) / "config.json").is_file():
+            state = "has no config.json" if Path(model).is_dir() else "does not exist"
+            raise ConfigError(f"{key}: the model folder {model} {state}")
+    for key, template in (("prompts.template", config.prompts.template), ("evaluation.template", config.evaluation.template)):
+        if template and template not in BUILT_IN_TEMPLATES and not Path(template).is_file():
+            raise ConfigError(f"{key}: there is no template file {template}; built in are {', '.join(BUILT_IN_TEMPLATES)}")
+    if config.prompts.file and not Path(config.prompts.file).is_file():
+        raise ConfigError(f"prompts.file: there is no file {config.prompts.file}")
+    for one in config.evaluation.sets:
+        if not Path(one.file).is_file():
+            raise ConfigError(f"evaluation.sets: the problems of {one.names[0]} are to be in {one.file}, which does not exist")
+
+
+def _absolute(path: str, folder: Path) -> str:
+    return os.path.normpath(folder.absolute() / Path(path).expanduser())
+
+
+def _file(path: str, folder: Path) -> str:
+    return _absolute(path, folder) if path else ""
+
+
+def _template(template: str, folder: Path) -> str:
+    return template if template in BUILT_IN_TEMPLATES else _file(template, folder)
+
+
+def _model(model: str, folder: Path) -> str:
+    looks_like_a_path = model.startswith(("./", "../", "/", "~")) or model in (".", "..") or not _HUB_ID.fullmatch(model)
+    return _absolute(model, folder) if looks_like_a_path or (folder / model).is_dir() else model
+
+
+def _single_sets(given: EvaluationSet, folder: Path) -> tuple[EvaluationSet, ...]:
+    """One entry a set, each with one name and its file. Raises ConfigError where there is neither name nor file, or one file for several names."""
+    if not given.file:
+        if not given.names:
+            raise ConfigError("evaluation.sets: a set needs names, or a file")
+        return tuple(msgspec.structs.replace(given, names=(name,), file=_absolute(f"{name}.jsonl", folder)) for name in given.names)
+    if len(given.names) > 1:
+        raise ConfigError(f"evaluation.sets: the file {given.file} is one set, but {len(given.names)} names are given: {', '.join(given.names)}")
+    name = given.names or (Path(given.file).stem,)
+    return (msgspec.structs.replace(given, names=name, file=_absolute(given.file, folder)),)

@@ -1,0 +1,212 @@
+"""The metric catalogue, and the registry that serves it.
+
+Owns every metric's name, kind, unit, help and labels; an actor sets a metric where the fact is known and can set no other. Target labels (role,
+replica) come from service discovery, not from here. Names carry base units; labels come from an enum, never from an id.
+"""
+
+import enum
+import itertools
+from collections.abc import Iterator
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
+
+from rlvr.errors import UserError
+from rlvr.records import DropReason, FinishReason, VerdictKind
+
+
+class Role(enum.StrEnum):
+    CONTROLLER = "controller"
+    QUEUE = "queue"
+    GENERATOR = "generator"
+    VERIFIER = "verifier"
+    LEARNER = "learner"
+
+
+class SlotState(enum.StrEnum):
+    LEASED = "leased"
+    GENERATED = "generated"
+    VERIFIED = "verified"
+    CONSUMED = "consumed"  # trained, or being trained, by weights that no generator has applied yet
+
+
+class VerifyStage(enum.StrEnum):
+    CACHE = "cache"
+    PARENT = "parent"
+    WORKER = "worker"
+
+
+class EvalSplit(enum.StrEnum):
+    TRAIN = "train"  # the training problems
+    HELD_OUT = "held_out"  # the first evaluation set
+
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+
+class MetricSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric. labels: name and enum of each. role: who sets it. buckets: upper bounds of a histogram."""
+
+    name: str
+    kind: Kind
+    unit: str
+    help: str
+    role: Role
+    labels: tuple[tuple[str, type[enum.StrEnum]], ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+_TOKENS = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0)
+_VERSIONS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+
+
+def _specs(role: Role, *rows: tuple[Any, ...]) -> Iterator[MetricSpec]:
+    """A role's rows: kind, name, unit, help; then, where they apply, labels as a dict of enums, and buckets as a tuple."""
+    for kind, name, unit, text, *more in rows:
+        labels = next((tuple(part.items()) for part in more if isinstance(part, dict)), ())
+        buckets = next((part for part in more if isinstance(part, tuple)), ())
+        yield MetricSpec(name=name, kind=kind, unit=unit, help=text, role=role, labels=labels, buckets=buckets)
+
+
+_QUEUE = _specs(
+    Role.QUEUE,
+    ("gauge", "rlvr_slots", "slots", "Slots taken, by the state of their rollout.", {"state": SlotState}),
+    ("gauge", "rlvr_slots_limit", "slots", "Slots that may be taken at once: (max_staleness + 1) * rollouts per step."),
+    ("counter", "rlvr_rollouts_accepted_total", "rollouts", "Rollouts accepted from generators; equals trained + dropped + held."),
+    ("counter", "rlvr_rollouts_trained_total", "rollouts", "Rollouts handed to the learner in a batch."),
+    ("counter", "rlvr_rollouts_dropped_total", "rollouts", "Accepted rollouts that will not train, by reason.", {"reason": DropReason}),
+    ("counter", "rlvr_tokens_dropped_total", "tokens", "Completion tokens of dropped rollouts, by reason.", {"reason": DropReason}),
+    ("counter", "rlvr_rollouts_refused_total", "rollouts", "Rollouts refused because their lease is gone or their id is known."),
+    ("counter", "rlvr_rollouts_missing_total", "rollouts", "Members that groups lacked when they trained."),
+    ("gauge", "rlvr_rollouts_held", "rollouts", "Accepted rollouts that are neither trained nor dropped yet."),
+    ("counter", "rlvr_leases_expired_total", "leases", "Leases taken back at their deadline or from a worker that died."),
+    ("gauge", "rlvr_generators_waiting", "generators", "Generators that wait for a lease: back-pressure of the staleness bound."),
+    ("gauge", "rlvr_unverified_rollouts", "rollouts", "Rollouts that wait for a verifier."),
+    ("gauge", "rlvr_queue_oldest_seconds", "seconds", "Age of the oldest rollout held."),
+    ("histogram", "rlvr_rollout_staleness_versions", "versions", "Staleness of the rollouts of each batch.", _VERSIONS),
+    ("histogram", "rlvr_accepted_completion_tokens", "tokens", "Completion length of the accepted rollouts.", _TOKENS),
+    ("histogram", "rlvr_trained_completion_tokens", "tokens", "Completion length of the trained rollouts.", _TOKENS),
+)
+_GENERATOR = _specs(
+    Role.GENERATOR,
+    ("counter", "rlvr_tokens_generated_total", "tokens", "Completion tokens sampled."),
+    ("counter", "rlvr_rollouts_generated_total", "rollouts", "Completions finished, by why they ended.", {"finish_reason": FinishReason}),
+    ("gauge", "rlvr_requests_in_flight", "requests", "Completions being sampled."),
+    ("counter", "rlvr_generator_idle_seconds_total", "seconds", "Seconds without anything to sample."),
+    ("histogram", "rlvr_rollout_seconds", "seconds", "Seconds of one completion.", _SECONDS),
+    ("histogram", "rlvr_completion_tokens", "tokens", "Length of the sampled completions.", _TOKENS),
+    ("gauge", "rlvr_policy_version", "steps", "Step of the policy version that the engine samples from."),
+    ("counter", "rlvr_weights_applied_total", "versions", "Policy versions applied."),
+    ("counter", "rlvr_weight_bytes_received_total", "bytes", "Bytes of weights received."),
+    ("counter", "rlvr_weights_refused_total", "versions", "Versions refused: torn, late, or with another digest."),
+    ("histogram", "rlvr_weight_pause_seconds", "seconds", "Seconds for which sampling stood while weights were applied.", _SECONDS),
+)
+_VERIFIER = _specs(
+    Role.VERIFIER,
+    ("counter", "rlvr_verdicts_total", "verdicts", "Verdicts by kind and by where they were decided.", {"kind": VerdictKind, "stage": VerifyStage}),
+    ("histogram", "rlvr_verify_seconds", "seconds", "Seconds of one verdict, by where it was decided.", {"stage": VerifyStage}, _SECONDS),
+    ("counter", "rlvr_verifier_cache_hits_total", "verdicts", "Verdicts answered from the cache."),
+    ("counter", "rlvr_verifier_kills_total", "processes", "Children killed at their deadline."),
+    ("counter", "rlvr_verifier_respawns_total", "processes", "Children started in place of one that ended."),
+    ("gauge", "rlvr_verifier_workers", "processes", "Children ready or busy."),
+    ("gauge", "rlvr_verifier_pending", "rollouts", "Rollouts taken from the queue and not judged yet."),
+)
+_LEARNER = _specs(
+    Role.LEARNER,
+    ("gauge", "rlvr_learner_step", "steps", "Steps trained."),
+    ("gauge", "rlvr_published_version", "steps", "Step of the newest published policy version."),
+    ("counter", "rlvr_learner_wait_seconds_total", "seconds", "Seconds for which the learner waited for a batch."),
+    ("histogram", "rlvr_train_seconds", "seconds", "Seconds of one training step.", _SECONDS),
+    ("counter", "rlvr_tokens_trained_total", "tokens", "Completion tokens trained."),
+    ("gauge", "rlvr_reward_mean", "reward", "Mean reward of the last batch."),
+    ("gauge", "rlvr_uniform_groups_ratio", "ratio", "Share of the last batch's groups whose rewards are all equal, so that they teach nothing."),
+    ("gauge", "rlvr_loss", "nats", "Loss of the last step."),
+    ("gauge", "rlvr_entropy_nats", "nats", "Mean entropy of a completion token in the last step."),
+    ("gauge", "rlvr_kl_nats", "nats", "Mean KL to the reference of a completion token in the last step."),
+    ("gauge", "rlvr_clipped_tokens_ratio", "ratio", "Share of the last step's tokens whose ratio was clipped."),
+    ("gauge", "rlvr_logprob_gap_nats", "nats", "Mean absolute gap between the sampler's and the learner's logprobs in the last step."),
+    ("gauge", "rlvr_gradient_norm", "norm", "Global gradient norm of the last update, before clipping."),
+    ("gauge", "rlvr_learning_rate", "rate", "Learning rate of the last update."),
+    ("histogram", "rlvr_weight_broadcast_seconds", "seconds", "Seconds from the start of a broadcast to the last receiver's digest.", _SECONDS),
+    ("counter", "rlvr_weight_bytes_sent_total", "bytes", "Bytes of weights sent, once for each receiver."),
+    ("counter", "rlvr_broadcast_failures_total", "broadcasts", "Broadcasts that missed their deadline, lost a peer or ended in another digest."),
+    ("histogram", "rlvr_checkpoint_seconds", "seconds", "Seconds of one checkpoint.", _SECONDS),
+)
+_CONTROLLER = _specs(
+    Role.CONTROLLER,
+    ("gauge", "rlvr_actors", "actors", "Actors alive, by part.", {"part": Role}),
+    ("counter", "rlvr_actors_lost_total", "actors", "Actors that died, by part.", {"part": Role}),
+    ("gauge", "rlvr_broadcast_receivers", "generators", "Generators in the broadcast's group."),
+    ("gauge", "rlvr_accuracy_ratio", "ratio", "Accuracy of the newest evaluation.", {"split": EvalSplit}),
+    ("gauge", "rlvr_evaluated_version", "steps", "Step of the version that the newest evaluation measured.", {"split": EvalSplit}),
+    ("histogram", "rlvr_evaluation_seconds", "seconds", "Seconds of one evaluation.", _SECONDS),
+)
+CATALOGUE: tuple[MetricSpec, ...] = (*_QUEUE, *_GENERATOR, *_VERIFIER, *_LEARNER, *_CONTROLLER)
+
+_BY_NAME = {spec.name: spec for spec in CATALOGUE}
+Metric = TypeVar("Metric", Counter, Gauge, Histogram)
+
+
+class Registry:
+    """The metrics of one actor: those of its role, all at zero from the start, and those of its process."""
+
+    def __init__(self, role: str, replica: str) -> None:
+        self.role, self.replica = Role(role), replica
+        self.collectors = CollectorRegistry()
+        self._metrics = {spec.name: _make(spec, self.collectors) for spec in CATALOGUE if spec.role == self.role}
+        self._server: Any = None
+        ProcessCollector(registry=self.collectors)
+
+    def counter(self, name: str, **labels: str) -> Counter:
+        """The counter of that name. Raises ValueError for a name or label that the catalogue does not give this role."""
+        return self._find(Counter, name, labels)
+
+    def gauge(self, name: str, **labels: str) -> Gauge:
+        """The gauge of that name, with the same refusals."""
+        return self._find(Gauge, name, labels)
+
+    def histogram(self, name: str, **labels: str) -> Histogram:
+        """The histogram of that name, with the same refusals."""
+        return self._find(Histogram, name, labels)
+
+    def serve(self, bind: str, port: int = 0) -> int:
+        """Serve `/metrics` on a thread; returns the port, a free one where 0 is asked. Raises UserError where it cannot be had."""
+        try:
+            self._server, self._thread = start_http_server(port, addr=bind, registry=self.collectors)
+        except OSError as error:
+            raise UserError(f"metrics.bind: metrics cannot be served on {bind}:{port}: {error.strerror or error}") from error
+        return int(self._server.server_port)
+
+    def close(self) -> None:
+        """Stop serving; without effect where nothing is served."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join()
+            self._server = None
+
+    def _find(self, kind: type[Metric], name: str, labels: dict[str, str]) -> Metric:
+        metric = self._metrics.get(name)
+        if not isinstance(metric, kind):
+            raise ValueError(f"the catalogue has no {kind.__name__.lower()} {name} for the role {self.role}")
+        spec = _BY_NAME[name]
+        if labels.keys() != dict(spec.labels).keys():
+            raise ValueError(f"{name} has the labels {list(dict(spec.labels))}, got {list(labels)}")
+        if not labels:
+            return metric
+        return metric.labels(**{label: values(labels[label]).value for label, values in spec.labels})
+
+
+def _make(spec: MetricSpec, collectors: CollectorRegistry) -> Counter | Gauge | Histogram:
+    """One metric with every label value present, so that a rate of what has not happened yet is 0 and not absent."""
+    names = [label for label, _ in spec.labels]
+    metric: Counter | Gauge | Histogram
+    if spec.kind == "histogram":
+        metric = Histogram(spec.name, spec.help, names, buckets=spec.buckets, registry=collectors)
+    else:
+        metric = (Counter if spec.kind == "counter" else Gauge)(spec.name, spec.help, names, registry=collectors)
+    for values in itertools.product(*(values for _, values in spec.labels)) if names else ():
+        metric.labels(*(value.value for value in values))
+    return metric
