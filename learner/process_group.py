@@ -1,0 +1,62 @@
+"""The learner's default process group: joined at the start of a rank's life, left at its end.
+
+Owns the choice of backend and every address and deadline of the default group. Called by the learner actors and by tests; knows no model.
+The weight broadcast has a group of its own (`learner.weights`) and never touches this one.
+"""
+
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from rlvr.errors import LearnerError
+
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
+"""On cuda the small facts that ranks tell each other (statistics, checkpoint plans) still travel on the CPU."""
+
+
+def open_store(address: str, *, port: int = 0, timeout_s: float = 600.0) -> dist.TCPStore:
+    """Serve the group's store on rank 0; `.port` says where, so that port 0 picks a free one without a race.
+
+    Raises LearnerError when the address cannot be bound.
+    """
+    try:
+        return dist.TCPStore(address, port, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=timeout_s))
+    except (RuntimeError, dist.DistError) as error:
+        raise LearnerError(f"the learner's store cannot be served on {address}:{port}: {error}") from error
+
+
+def join(
+    rank: int,
+    world_size: int,
+    master_addr: str,
+    master_port: int,
+    device: str,
+    *,
+    store: dist.TCPStore | None = None,
+    timeout_s: float = 600.0,
+) -> None:
+    """Join the default group; returns when every rank is there.
+
+    device: "cpu" or "cuda". store: what `open_store` gave, on rank 0; left out there, one is opened on master_port. timeout_s bounds the meeting and
+    each later collective. Raises LearnerError when a rank does not come in time.
+    """
+    assert device in BACKENDS
+    assert 0 <= rank < world_size
+    deadline = timedelta(seconds=timeout_s)
+    if store is None and rank == 0:
+        store = open_store(master_addr, port=master_port, timeout_s=timeout_s)
+    try:
+        if store is None:
+            store = dist.TCPStore(master_addr, master_port, is_master=False, timeout=deadline)
+        if device == "cuda":
+            torch.cuda.set_device(rank % torch.cuda.device_count())
+        dist.init_process_group(BACKENDS[device], store=store, rank=rank, world_size=world_size, timeout=deadline)
+    except (RuntimeError, dist.DistError) as error:
+        raise LearnerError(f"rank {rank} of {world_size} could not join the learner's group at {master_addr}:{master_port}: {error}") from error
+
+
+def leave() -> None:
+    """Leave the default group; nothing happens where none was joined."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
