@@ -75,23 +75,39 @@ class RolloutConfig(Table, frozen=True, kw_only=True):
 
 
 class RewardConfig(Table, frozen=True, kw_only=True):
-    kind: Annotated[str, Meta(min_length=1, description='what is rewarded: "outcome", "format", or another registered reward')] = "outcome"
+    kind: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description='"outcome", "format", "outcome_and_format", "length", "random", "none", or a reward that a package registers',
+        ),
+    ] = "outcome"
     grade: Annotated[Literal["completion"], Meta(description="the text that is graded")] = "completion"
     extract: Annotated[Extract, Meta(description="how the final answer is found in a completion")] = "last_boxed"
     grader: Annotated[Grader, Meta(description="which rules compare answer and gold")] = "firesteel"
     correct: Annotated[float, Meta(description="reward of a correct answer")] = 1.0
     wrong: Annotated[float, Meta(description="reward of a wrong or undecided answer")] = 0.0
     no_answer: Annotated[float, Meta(description="reward where no answer was found")] = 0.0
-    literal: Annotated[
-        bool, Meta(description="only one number or fraction in the box can be correct, so that copying the question does not pay")
-    ] = False
+    literal: Annotated[bool, Meta(description="only one number or fraction in the box can be correct, so that copying the question does not pay")] = (
+        False
+    )
+    format_bonus: Annotated[float, Meta(description='with kind = "outcome_and_format": added where the last box holds an answer, right or wrong')] = (
+        0.1
+    )
+    random_probability: Annotated[float, Meta(ge=0.0, le=1.0, description='with kind = "random": chance of the reward of a correct answer')] = 0.5
+    length_target_tokens: Annotated[
+        int, Meta(ge=1, description='with kind = "length": a right answer of this length earns neither bonus nor loss')
+    ] = 1024
+    length_weight: Annotated[
+        float, Meta(ge=0.0, description='with kind = "length": largest bonus for a short right answer, and loss for a long one')
+    ] = 0.1
 
 
 class AdvantageConfig(Table, frozen=True, kw_only=True):
     estimator: Annotated[Literal["grpo", "gae"], Meta(description="how rewards become advantages")] = "grpo"
-    group_by: Annotated[
-        Literal["problem", "copy"], Meta(description="who shares a baseline: all rollouts of a problem, or those of one copy")
-    ] = "problem"
+    group_by: Annotated[Literal["problem", "copy"], Meta(description="who shares a baseline: all rollouts of a problem, or those of one copy")] = (
+        "problem"
+    )
     std_ddof: Annotated[int, Meta(ge=0, le=1, description="degrees of freedom taken from the group's standard deviation")] = 1
     std_eps: Annotated[float, Meta(ge=0.0, description="added to the standard deviation")] = 1e-6
 
