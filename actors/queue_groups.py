@@ -1,0 +1,221 @@
+"""Groups: the members of a step's problems, from their opening to their training.
+
+Owns the life of a member and the choice of a batch's groups. Called by the rollout queue; knows no leases, no slots and no clock.
+A member is a place in a group; it is sampled anew, under another rollout id, each time its work is lost or dropped.
+"""
+
+import enum
+import heapq
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rlvr.errors import QueueError
+from rlvr.records import Rollout, Verdict
+from rlvr.step_plan import GroupPlan
+
+
+class Planner(Protocol):
+    """Which groups a step trains; `rlvr.step_plan.StepPlanner` is one."""
+
+    def groups_of_step(self, step: int) -> Sequence[GroupPlan]: ...
+
+
+@dataclass(frozen=True)
+class OneGroup:
+    """The plan of a queue without problems: each step is one group of one nameless problem."""
+
+    size: int
+    problem_id: str = "problem"
+
+    def groups_of_step(self, step: int) -> Sequence[GroupPlan]:
+        return (GroupPlan(group_id=f"{step:06d}", problem_id=self.problem_id, size=self.size),)
+
+
+class MemberState(enum.StrEnum):
+    PENDING = "pending"  # to be sampled, holds no slot
+    LEASED = "leased"
+    GENERATED = "generated"  # accepted, waits for a verifier
+    VERIFYING = "verifying"
+    VERIFIED = "verified"
+    TRAINING = "training"  # handed out in a batch; its slot comes back with the weights
+    CLOSED = "closed"  # dropped for good: its group is smaller
+
+
+SLOT_STATES = (MemberState.LEASED, MemberState.GENERATED, MemberState.VERIFYING, MemberState.VERIFIED, MemberState.TRAINING)
+HELD_STATES = (MemberState.GENERATED, MemberState.VERIFYING, MemberState.VERIFIED)
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """One place in a group. `attempt` counts the leases that brought no rollout to train."""
+
+    group: "Group"
+    number: int
+    state: MemberState = MemberState.PENDING
+    attempt: int = 0
+    resamples: int = 0
+    """Rollouts of this place that were accepted, dropped and sampled again."""
+    failures: int = 0
+    """Sampling leases of this place that expired or came back unfit."""
+    step: int = 0
+    """The step that its present lease names."""
+    lost_verifiers: int = 0
+    """Verifiers that did not come back with this rollout's verdict."""
+    is_ours: bool = False
+    """Closed by faults of ours alone."""
+    rollout: Rollout | None = None
+    verdict: Verdict | None = None
+
+    @property
+    def rollout_id(self) -> str:
+        """step/group/member/attempt; sorts in admission order."""
+        return f"{self.group.step:06d}/{self.group.place:04d}/{self.number:04d}/{self.attempt:02d}"
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """The completions of one copy of a problem; `serial` counts groups in the order of admission."""
+
+    serial: int
+    step: int
+    """The step that it was planned for."""
+    place: int
+    """Its position in that step."""
+    plan: GroupPlan
+    members: tuple[Member, ...] = ()
+    pending: list[int] = field(default_factory=list)
+    """Heap of the numbers of members that nobody samples."""
+    unsettled: int = 0
+    """Members that are neither verified nor closed."""
+    passed: int = 0
+    """Younger groups that were trained before it."""
+    completed: int | None = None
+    """When it became complete, as a count of completions."""
+    due_since: float | None = None
+    """When the learner first asked for its step."""
+
+    def __post_init__(self) -> None:
+        self.members = tuple(Member(self, number) for number in range(self.plan.size))
+        self.pending = list(range(self.plan.size))
+        self.unsettled = len(self.members)
+
+
+@dataclass
+class GroupBook:
+    """The groups that are opened and not yet trained, in admission order."""
+
+    planner: Planner
+    rollouts_per_step: int
+    num_steps: int | None
+    opened_step: int = 0
+    untrained: dict[int, Group] = field(default_factory=dict)
+    _serial: int = 0
+    _completions: int = 0
+    _to_sample: list[int] = field(default_factory=list)
+    """Heap of serials of groups that may have a pending member."""
+    _num_groups: dict[int, int] = field(default_factory=dict)
+
+    def open_step(self) -> Sequence[Group]:
+        """Open the groups of the next step; none beyond the last one. Raises QueueError where the plan does not fill the step."""
+        if self.num_steps is not None and self.opened_step >= self.num_steps:
+            return ()
+        step = self.opened_step + 1
+        plans = self.planner.groups_of_step(step)
+        if sum(plan.size for plan in plans) != self.rollouts_per_step or any(plan.size < 1 for plan in plans):
+            sizes = [plan.size for plan in plans]
+            raise QueueError(f"the plan of step {step} has groups of {sizes} rollouts, which is not {self.rollouts_per_step}")
+        self.opened_step = step
+        groups = [Group(self._serial + place, step, place, plan) for place, plan in enumerate(plans)]
+        self._serial += len(groups)
+        for group in groups:
+            self.untrained[group.serial] = group
+            heapq.heappush(self._to_sample, group.serial)
+        self._num_groups[step] = len(groups)
+        return groups
+
+    def sample_again(self, member: Member) -> None:
+        """A member is pending once more, under its next rollout id."""
+        member.attempt += 1
+        member.rollout = member.verdict = None
+        member.lost_verifiers = 0
+        heapq.heappush(member.group.pending, member.number)
+        heapq.heappush(self._to_sample, member.group.serial)
+
+    def take_pending(self, group: Group, n: int) -> Sequence[Member]:
+        """Up to n pending members of a group, by number."""
+        return [group.members[heapq.heappop(group.pending)] for _ in range(min(n, len(group.pending)))]
+
+    def next_to_sample(self) -> Group | None:
+        """The oldest opened group with a pending member."""
+        while self._to_sample:
+            group = self.untrained.get(self._to_sample[0])
+            if group is not None and group.pending:
+                return group
+            heapq.heappop(self._to_sample)
+        return None
+
+    def settled(self, group: Group) -> bool:
+        """One more member is verified or closed; returns whether the group is complete now."""
+        group.unsettled -= 1
+        if group.unsettled:
+            return False
+        self._completions += 1
+        group.completed = self._completions
+        return True
+
+    def unsettle(self, group: Group) -> None:
+        """A verified member is not any more."""
+        group.unsettled += 1
+        group.completed = None
+
+    def choose(self, step: int, window: float) -> Sequence[Group] | None:
+        """As many complete groups as `step` was planned with, by `choose_groups`; None while they are not there."""
+        if step > self.opened_step:
+            return None
+        return choose_groups(self.untrained.values(), self._num_groups[step], window)
+
+    def check(self) -> None:
+        """Recount. Raises QueueError where a group's books differ from its members."""
+        for group in self.untrained.values():
+            unsettled = sum(member.state not in (MemberState.VERIFIED, MemberState.CLOSED) for member in group.members)
+            pending = sorted(member.number for member in group.members if member.state is MemberState.PENDING)
+            is_booked = (group.unsettled, sorted(group.pending), group.completed is None) == (unsettled, pending, unsettled > 0)
+            if not is_booked:
+                raise QueueError(f"group {group.serial} books {group.unsettled} unsettled, {group.pending} pending; has {unsettled}, {pending}")
+
+    def train(self, step: int, chosen: Iterable[Group]) -> None:
+        """Take the groups of a batch out, in their order; whoever is older and stays has been passed."""
+        del self._num_groups[step]
+        for group in chosen:
+            del self.untrained[group.serial]
+            for older in self.untrained.values():
+                if older.serial > group.serial:
+                    break
+                older.passed += 1
+
+
+def choose_groups(untrained: Iterable[Group], num_groups: int, window: float) -> Sequence[Group] | None:
+    """The groups of the next batch: first complete first, but at most `window` younger groups pass one that is not trained yet.
+
+    untrained: in admission order. window: 0 = strictly by admission, infinity = by completion. Returns None where the next group in line is
+    not complete.
+    """
+    waiting = list(untrained)
+    if sum(group.completed is not None for group in waiting) < num_groups:
+        return None
+    passed = {group.serial: group.passed for group in waiting}
+    chosen: list[Group] = []
+    while len(chosen) < num_groups:
+        first = next((group for group in waiting if passed[group.serial] >= window), None)
+        first = first or min(waiting, key=lambda group: math.inf if group.completed is None else group.completed)
+        if first.completed is None:
+            return None
+        waiting.remove(first)
+        for older in waiting:
+            if older.serial > first.serial:
+                break
+            passed[older.serial] += 1
+        chosen.append(first)
+    return chosen

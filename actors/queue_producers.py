@@ -1,0 +1,62 @@
+"""Who feeds the queue: generators and verifiers, announced, heard of, or gone.
+
+Owns the heartbeats; each call of a worker is one. Called by the queue's service; knows no rollouts. Our clock decides, not Ray's.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from actors.queue_records import Producer
+
+GENERATOR = "generator"
+VERIFIER = "verifier"
+
+
+@dataclass
+class _Known:
+    role: str
+    since: float
+    is_expected: bool
+
+
+class Producers:
+    """The workers that may still bring something. One that is announced counts as alive until its start has taken too long."""
+
+    def __init__(self, *, silence_s: float, start_s: float, clock: Callable[[], float]) -> None:
+        self._silence_s = silence_s
+        self._start_s = start_s
+        self._clock = clock
+        self._began = clock()
+        self._known: dict[str, _Known] = {}
+        self._roles_seen: set[str] = set()
+
+    def expect(self, name: str, role: str) -> None:
+        """A worker is being started."""
+        self._roles_seen.add(role)
+        self._known[name] = _Known(role, self._clock(), is_expected=True)
+
+    def heard(self, name: str, role: str) -> None:
+        """A worker called."""
+        self._roles_seen.add(role)
+        self._known[name] = _Known(role, self._clock(), is_expected=False)
+
+    def gone(self, name: str) -> None:
+        """A worker is known to be dead, or has left."""
+        self._known.pop(name, None)
+
+    def silent(self) -> Sequence[str]:
+        """Workers that were not heard of for too long."""
+        now = self._clock()
+        return [name for name, known in self._known.items() if now - known.since > (self._start_s if known.is_expected else self._silence_s)]
+
+    def has(self, role: str) -> bool:
+        """Whether a worker of this role is alive, or one may still come: before the first was ever announced the start counts as that."""
+        if role not in self._roles_seen:
+            return self._clock() - self._began <= self._start_s
+        silent = set(self.silent())
+        return any(known.role == role and name not in silent for name, known in self._known.items())
+
+    def all(self) -> tuple[Producer, ...]:
+        now = self._clock()
+        known = sorted(self._known.items())
+        return tuple(Producer(name=name, role=k.role, silent_s=now - k.since, is_expected=k.is_expected) for name, k in known)
