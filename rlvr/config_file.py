@@ -176,7 +176,7 @@ def _value(name: str, text: str, kind: inspect.Type) -> Any:
         return parsed["value"]
     if is_text:
         return text
-    raise ConfigError(f"{name} must be {requirement(kind)}, got {text}")
+    raise ConfigError(f"{name} must be {requirement(kind)}, got {' '.join(text.split())}")
 
 
 def _first_key_of(table: str) -> str:

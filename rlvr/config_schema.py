@@ -76,7 +76,7 @@ def requirement(kind: inspect.Type) -> str:
         case inspect.UnionType(types=types):
             return " or ".join(requirement(member) for member in types if not isinstance(member, inspect.NoneType))
         case inspect.VarTupleType(item_type=inspect.StructType()):
-            return "a list of tables"
+            return "a list of tables, each headed by double brackets"
         case inspect.VarTupleType(item_type=item):
             return f"a list, each item {requirement(item)}"
         case inspect.TupleType(item_types=items):
