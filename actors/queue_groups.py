@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from rlvr.errors import QueueError
-from rlvr.records import Rollout, Verdict
+from rlvr.records import JudgedRollout, Rollout, Verdict
 from rlvr.step_plan import GroupPlan
 
 
@@ -72,6 +72,16 @@ class Member:
     def rollout_id(self) -> str:
         """step/group/member/attempt; sorts in admission order."""
         return f"{self.group.step:06d}/{self.group.place:04d}/{self.number:04d}/{self.attempt:02d}"
+
+    @property
+    def accepted(self) -> Rollout:
+        assert self.rollout is not None, f"{self.rollout_id} is {self.state} without a rollout"
+        return self.rollout
+
+    @property
+    def judged(self) -> JudgedRollout:
+        assert self.verdict is not None, f"{self.rollout_id} is {self.state} without a verdict"
+        return JudgedRollout(rollout=self.accepted, verdict=self.verdict)
 
 
 @dataclass(slots=True, eq=False)

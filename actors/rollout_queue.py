@@ -7,25 +7,20 @@ without it. Groups are opened and sampled oldest first, so whatever comes back f
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
-from actors.queue_groups import HELD_STATES, Group, GroupBook, Member, MemberState, OneGroup, Planner
-from actors.queue_leases import LeaseTable
+from actors.queue_desks import SamplingDesk, VerifyingDesk
+from actors.queue_groups import Group, GroupBook, Member, MemberState, OneGroup, Planner
+from actors.queue_ledger import Ledger
 from actors.queue_records import PutResult, QueueCounts, RefuseReason
-from actors.queue_slots import Slots, Tally
+from actors.queue_slots import Slots
 from rlvr.errors import Closed, QueueError
-from rlvr.records import Batch, DropReason, JudgedRollout, Lease, Rollout, Unverified, Verdict, VerdictKind, Version
+from rlvr.records import Batch, DropReason, Lease, Rollout, Unverified, Verdict, VerdictKind, Version
 from rlvr.seeds import derive_seed
 from rlvr.staleness import oldest_allowed_step, staleness
 
 Order = Literal["admission", "completion", "window"]
-
-MAX_EXPIRIES = 8
-"""Sampling leases of one member that may fail before the run ends: something is broken, and going on would be for ever."""
-MAX_LOST_VERIFIERS = 3
-"""Verifiers that one rollout may take with it before it counts as our fault and is excluded."""
 
 
 class RolloutQueue:
@@ -64,24 +59,22 @@ class RolloutQueue:
             raise ValueError(f"deterministic mode needs max_staleness 0 and order admission, got {max_staleness} and {order}")
         self._max_staleness = max_staleness
         self._window = {"admission": 0.0, "completion": math.inf, "window": float(window)}[order]
-        self._excluded = {kind for kind in VerdictKind if kind.is_ours or (kind is VerdictKind.UNDECIDED and undecided == "exclude")}
-        self._max_resamples = max_resamples
-        self._resample_grace_s = math.inf if deterministic else resample_grace_s
         self._deterministic = deterministic
         self._seed = seed
         self._lineage = lineage
         self._lease_s = lease_s
         self._num_steps = num_steps
-        self._clock = clock
         nameless = OneGroup(rollouts_per_step)
         self._prompts = {nameless.problem_id: ()} if prompts is None else {problem: tuple(ids) for problem, ids in prompts.items()}
         self._golds = {nameless.problem_id: ""} if golds is None else dict(golds)
         self._book = GroupBook(planner or nameless, rollouts_per_step, num_steps)
         self._slots = Slots((max_staleness + 1) * rollouts_per_step)
-        self._tally = Tally()
-        self._sampling = LeaseTable("sampling", incarnation=incarnation, lease_s=lease_s)
-        self._verifying = LeaseTable("verifying", incarnation=incarnation, lease_s=verify_lease_s)
-        self._unverified: deque[Member] = deque()
+        grace_s = math.inf if deterministic else resample_grace_s
+        self._ledger = Ledger(self._book, self._slots, max_resamples=max_resamples, resample_grace_s=grace_s, clock=clock)
+        self._tally = self._ledger.tally
+        self._sampling = SamplingDesk(self._ledger, incarnation=incarnation, lease_s=lease_s, max_staleness=max_staleness)
+        excluded = {kind for kind in VerdictKind if kind.is_ours or (kind is VerdictKind.UNDECIDED and undecided == "exclude")}
+        self._verifying = VerifyingDesk(self._ledger, incarnation=incarnation, lease_s=verify_lease_s, golds=self._golds, excluded=excluded)
         self._batches: dict[int, Batch] = {}
         self._step = 0
         self._asked_step = 0
@@ -107,7 +100,7 @@ class RolloutQueue:
         if group is None or applied.step < oldest_allowed_step(self._training_step(group), self._max_staleness):
             return None
         wanted = group.plan.size if self._deterministic else n
-        return self._grant(group, self._book.take_pending(group, min(wanted, self._slots.free)), generator)
+        return self._give(group, self._book.take_pending(group, min(wanted, self._slots.free)), generator)
 
     def leases(self, n: int, *, generator: str, applied: Version) -> Sequence[Lease]:
         """Leases of up to n completions together, of several groups where one does not hold as many; the whole step in deterministic mode."""
@@ -123,7 +116,7 @@ class RolloutQueue:
         Raises QueueError where a member's results keep being unfit: the generator is broken.
         """
         self._require_open()
-        results = [PutResult(rollout.id, self._take_rollout(rollout)) for rollout in rollouts]
+        results = [PutResult(rollout.id, self._take(rollout)) for rollout in rollouts]
         self._tally.refused.update(result.refused for result in results if result.refused is not None)
         self._tally.check(self._slots.held)
         return results
@@ -131,7 +124,7 @@ class RolloutQueue:
     def hand_back(self, lease_id: str) -> int:
         """A generator will not finish this lease: what is left of it is sampled again. Returns how many completions that is."""
         self._require_open()
-        return self._end_sampling(lease_id, "handed_back")
+        return self._sampling.end(lease_id, "handed_back")
 
     def applied(self, version: Version, *, generator: str) -> None:
         """A generator samples from `version` now: the slots of its step and of all earlier ones come back.
@@ -152,18 +145,12 @@ class RolloutQueue:
     def lease_unverified(self, n: int, *, verifier: str) -> Sequence[Unverified]:
         """Up to n answers for a verifier, under one lease; the oldest accepted ones first."""
         self._require_open()
-        members = [self._unverified.popleft() for _ in range(min(n, len(self._unverified)))]
-        if not members:
-            return ()
-        lease_id = self._verifying.grant({member.rollout_id: member for member in members}, worker=verifier, now=self._clock())
-        for member in members:
-            self._slots.move(member, MemberState.VERIFYING)
-        return [_unverified(_accepted(member), lease_id, self._golds) for member in members]
+        return self._verifying.give(n, worker=verifier)
 
     def put_verdicts(self, verdicts: Iterable[Verdict]) -> Sequence[PutResult]:
         """Take verdicts; a late one of a gone lease is refused. A rollout without a reward of its own is dropped and its place sampled again."""
         self._require_open()
-        results = [PutResult(verdict.rollout_id, self._take_verdict(verdict)) for verdict in verdicts]
+        results = [PutResult(verdict.rollout_id, self._verifying.take(verdict)) for verdict in verdicts]
         self._tally.refused_verdicts.update(result.refused for result in results if result.refused is not None)
         self._tally.check(self._slots.held)
         return results
@@ -182,7 +169,9 @@ class RolloutQueue:
             return self._batches[step]
         if step != self._step + 1 or (self._num_steps is not None and step > self._num_steps):
             raise QueueError(f"batch {step} was asked for; step {self._step} was the last, and the run has {self._num_steps or 'no last'} step(s)")
-        self._mark_due(step)
+        if step > self._asked_step:
+            self._asked_step = step
+            self._ledger.mark_due(step)
         chosen = self._choose_fresh(step)
         return None if chosen is None else self._hand_out(step, chosen)
 
@@ -190,30 +179,21 @@ class RolloutQueue:
 
     def expire(self) -> int:
         """End the leases whose deadline has passed; returns how many members were given back. Raises QueueError where one keeps expiring."""
-        now = self._clock()
-        given_back = 0
-        for lease_id in self._sampling.expired(now):
-            given_back += self._end_sampling(lease_id, "expired")
-        for lease_id in self._verifying.expired(now):
-            given_back += self._end_verifying(lease_id, "expired")
-        return given_back
+        now = self._ledger.clock()
+        sampling = sum(self._sampling.end(lease_id, "expired") for lease_id in self._sampling.leases.expired(now))
+        return sampling + sum(self._verifying.end(lease_id, "expired") for lease_id in self._verifying.leases.expired(now))
 
     def lost(self, worker: str) -> int:
         """A generator or verifier is gone: all its leases end now. Returns how many members were given back."""
-        sampling = sum(self._end_sampling(lease_id, "lost") for lease_id in self._sampling.of_worker(worker))
-        return sampling + sum(self._end_verifying(lease_id, "lost") for lease_id in self._verifying.of_worker(worker))
+        sampling = sum(self._sampling.end(lease_id, "lost") for lease_id in self._sampling.leases.of_worker(worker))
+        return sampling + sum(self._verifying.end(lease_id, "lost") for lease_id in self._verifying.leases.of_worker(worker))
 
     def close(self) -> None:
         """End: what is held is dropped as `shutdown`, so that the final counts add up with nothing held; every lease is gone."""
         self._is_closed = True
-        self._sampling.clear()
+        self._sampling.leases.clear()
         self._verifying.clear()
-        self._unverified.clear()
-        for member in self._members():
-            if member.state in HELD_STATES:
-                self._tally.drop(_accepted(member), DropReason.SHUTDOWN)
-            self._slots.move(member, MemberState.CLOSED)
-        self._book.untrained.clear()
+        self._ledger.close()
         self.check()
 
     @property
@@ -228,157 +208,60 @@ class RolloutQueue:
     def counts(self) -> QueueCounts:
         """Where everything is. Raises QueueError where it does not add up."""
         self._tally.check(self._slots.held)
-        leases = {table.kind: table.issued for table in (self._sampling, self._verifying)}
+        leases = {table.kind: table.issued for table in (self._sampling.leases, self._verifying.leases)}
         return self._tally.counts(self._slots, step=self._step, applied_step=self._applied_step, leases=leases)
 
     def check(self) -> None:
         """Recount everything from the members. Raises QueueError where the books differ from them."""
-        self._tally.check(self._slots.held)
-        self._slots.check(self._members())
-        states = self._slots.by_state
-        booked = {MemberState.LEASED: self._sampling, MemberState.VERIFYING: self._verifying}
-        for state, table in booked.items():
-            if table.outstanding() != states[state]:
-                raise QueueError(f"{states[state]} members are {state}, {table.outstanding()} are under a lease")
-        if len(self._unverified) != states[MemberState.GENERATED]:
-            raise QueueError(f"{states[MemberState.GENERATED]} members are generated, {len(self._unverified)} wait for a verifier")
-        self._book.check()
+        self._ledger.check()
+        self._verifying.check()
+        for state, leases in ((MemberState.LEASED, self._sampling.leases), (MemberState.VERIFYING, self._verifying.leases)):
+            if leases.outstanding() != self._slots.by_state[state]:
+                raise QueueError(f"{self._slots.by_state[state]} members are {state}, {leases.outstanding()} are under a lease")
 
-    # --- sampling
+    # --- inside
 
     def _open_step(self) -> None:
         for group in self._book.open_step():
             if group.plan.problem_id not in self._prompts or group.plan.problem_id not in self._golds:
                 raise QueueError(f"step {group.step} plans problem {group.plan.problem_id!r}, which has no prompt or no gold answer here")
-            group.due_since = self._clock() if group.step <= self._asked_step else None
+        self._ledger.mark_due(self._asked_step)
 
     def _training_step(self, group: Group) -> int:
         """The step that will train a group, as far as that is known: never earlier than the next one."""
         return max(group.step, self._step + 1)
 
-    def _grant(self, group: Group, members: Sequence[Member], generator: str) -> Lease:
+    def _give(self, group: Group, members: Sequence[Member], generator: str) -> Lease:
         step = self._training_step(group)
-        for member in members:
-            member.step = step
-            self._slots.move(member, MemberState.LEASED)
-        by_id = {member.rollout_id: member for member in members}
+        rollout_ids = tuple(member.rollout_id for member in members)
         return Lease(
-            id=self._sampling.grant(by_id, worker=generator, now=self._clock()),
+            id=self._sampling.give(members, step=step, worker=generator),
             problem_id=group.plan.problem_id,
             group_id=group.plan.group_id,
-            rollout_ids=tuple(by_id),
+            rollout_ids=rollout_ids,
             prompt_ids=self._prompts[group.plan.problem_id],
             step=step,
-            seeds=tuple(derive_seed(self._seed, "rollout", rollout_id) for rollout_id in by_id) if self._deterministic else None,
+            seeds=tuple(derive_seed(self._seed, "rollout", rollout_id) for rollout_id in rollout_ids) if self._deterministic else None,
             deadline_s=self._lease_s,
         )
 
-    def _take_rollout(self, rollout: Rollout) -> RefuseReason | None:
-        found = self._sampling.find(rollout.lease_id, rollout.id)
-        if isinstance(found, RefuseReason):
-            return found
-        self._sampling.settle(rollout.lease_id, rollout.id)
-        reason = self._misfit(rollout, found)
-        if reason is not None:
-            self._sample_again(found)
-            self._count_failure(found, f"came back unfit ({reason})")
-            return reason
-        found.rollout = rollout
-        self._slots.move(found, MemberState.GENERATED)
-        self._unverified.append(found)
-        self._tally.accept(rollout)
+    def _take(self, rollout: Rollout) -> RefuseReason | None:
+        taken = self._sampling.take(rollout, made_step=self._step)
+        if isinstance(taken, RefuseReason):
+            return taken
+        self._verifying.add(taken)
         return None
-
-    def _misfit(self, rollout: Rollout, member: Member) -> RefuseReason | None:
-        plan = member.group.plan
-        if (rollout.group_id, rollout.problem_id) != (plan.group_id, plan.problem_id):
-            return RefuseReason.NOT_LEASED
-        is_too_old = rollout.oldest_version.step < oldest_allowed_step(member.step, self._max_staleness)
-        is_unmade = max(span.version.step for span in rollout.spans) > self._step
-        return RefuseReason.SPANS if is_too_old or is_unmade else None
-
-    def _sample_again(self, member: Member) -> None:
-        self._slots.move(member, MemberState.PENDING)
-        self._book.sample_again(member)
-
-    def _end_sampling(self, lease_id: str, cause: str) -> int:
-        members = self._sampling.revoke(lease_id)
-        self._tally.leases_ended[f"sampling_{cause}"] += bool(members)
-        for member in members:
-            self._sample_again(member)
-        for member in members if cause == "expired" else ():
-            self._count_failure(member, f"was not back within lease_s = {self._lease_s} s")
-        return len(members)
-
-    def _count_failure(self, member: Member, what: str) -> None:
-        member.failures += 1
-        if member.failures >= MAX_EXPIRIES:
-            raise QueueError(f"rollout {member.rollout_id} {what}, for the {member.failures}th time: raise queue.lease_s or mend the generators")
-
-    # --- verifying
-
-    def _take_verdict(self, verdict: Verdict) -> RefuseReason | None:
-        found = self._verifying.find(verdict.lease_id, verdict.rollout_id)
-        if isinstance(found, RefuseReason):
-            return found
-        self._verifying.settle(verdict.lease_id, verdict.rollout_id)
-        self._tally.verdicts[verdict.kind.value] += 1
-        if verdict.kind in self._excluded:
-            self._drop(found, DropReason.EXCLUDED, is_ours=verdict.kind.is_ours)
-        else:
-            found.verdict = verdict
-            self._slots.move(found, MemberState.VERIFIED)
-            self._book.settled(found.group)
-        return None
-
-    def _end_verifying(self, lease_id: str, cause: str) -> int:
-        members = self._verifying.revoke(lease_id)
-        self._tally.leases_ended[f"verifying_{cause}"] += bool(members)
-        for member in reversed(members):
-            member.lost_verifiers += 1
-            if member.lost_verifiers >= MAX_LOST_VERIFIERS:
-                self._drop(member, DropReason.EXCLUDED, is_ours=True)
-            else:
-                self._slots.move(member, MemberState.GENERATED)
-                self._unverified.appendleft(member)
-        return len(members)
-
-    def _drop(self, member: Member, reason: DropReason, *, is_ours: bool) -> None:
-        """Drop an accepted rollout that is not verified; sample its place again while that is worth the wait, else the group is smaller."""
-        self._tally.drop(_accepted(member), reason)
-        due_since = member.group.due_since
-        is_young = due_since is None or self._clock() - due_since <= self._resample_grace_s
-        if is_young and member.resamples < self._max_resamples:
-            member.resamples += 1
-            self._tally.resampled += 1
-            self._sample_again(member)
-        else:
-            member.rollout, member.is_ours = None, is_ours
-            self._tally.closed_members += 1
-            self._slots.move(member, MemberState.CLOSED)
-            self._book.settled(member.group)
-
-    # --- batches
-
-    def _mark_due(self, step: int) -> None:
-        """The learner asks for `step`: from the first time on its groups, and older ones, are due."""
-        if step == self._asked_step:
-            return
-        self._asked_step = step
-        for group in self._book.untrained.values():
-            if group.step <= step and group.due_since is None:
-                group.due_since = self._clock()
 
     def _choose_fresh(self, step: int) -> Sequence[Group] | None:
         """The complete groups of a batch, without a rollout that would exceed the bound: such a one is dropped first."""
         while (chosen := self._book.choose(step, self._window)) is not None:
             verified = [member for group in chosen for member in group.members if member.state is MemberState.VERIFIED]
-            stale = [member for member in verified if staleness(step, _accepted(member).oldest_version) > self._max_staleness]
+            stale = [member for member in verified if staleness(step, member.accepted.oldest_version) > self._max_staleness]
             if not stale:
                 return chosen
             for member in stale:
                 self._book.unsettle(member.group)
-                self._drop(member, DropReason.STALE, is_ours=False)
+                self._ledger.drop(member, DropReason.STALE, is_ours=False)
         return None
 
     def _hand_out(self, step: int, chosen: Sequence[Group]) -> Batch:
@@ -389,7 +272,7 @@ class RolloutQueue:
         batch = Batch(
             step=step,
             lineage=self._lineage,
-            rollouts=tuple(_judged(member) for member in members),
+            rollouts=tuple(member.judged for member in members),
             prompts={member.group.plan.problem_id: self._prompts[member.group.plan.problem_id] for member in members},
             short=len(places) - len(members),
         )
@@ -402,31 +285,6 @@ class RolloutQueue:
         self._tally.check(self._slots.held)
         return batch
 
-    def _members(self) -> Iterable[Member]:
-        return (member for group in self._book.untrained.values() for member in group.members)
-
     def _require_open(self) -> None:
         if self._is_closed:
             raise Closed("the rollout queue is closed")
-
-
-def _accepted(member: Member) -> Rollout:
-    assert member.rollout is not None, f"{member.rollout_id} is {member.state} without a rollout"
-    return member.rollout
-
-
-def _judged(member: Member) -> JudgedRollout:
-    assert member.verdict is not None, f"{member.rollout_id} is {member.state} without a verdict"
-    return JudgedRollout(rollout=_accepted(member), verdict=member.verdict)
-
-
-def _unverified(rollout: Rollout, lease_id: str, golds: Mapping[str, str]) -> Unverified:
-    return Unverified(
-        rollout_id=rollout.id,
-        lease_id=lease_id,
-        problem_id=rollout.problem_id,
-        text=rollout.text,
-        gold=golds[rollout.problem_id],
-        is_truncated=rollout.is_truncated,
-        num_tokens=rollout.num_tokens,
-    )
