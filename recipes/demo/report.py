@@ -1,0 +1,121 @@
+"""What the demo prints and writes: the table, the claims with their verdicts, the results files.
+
+Owns the layout. Called by `recipes.demo`; decides nothing.
+"""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from recipes.demo.results import Claim, Result, points
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+NOT_MEASURED = "—"
+
+
+def rows(result: Result) -> list[tuple[str, str]]:
+    """(name, value) of everything that is shown of one run."""
+    summary = result.summary
+    dropped = ", ".join(f"{count} {reason}" for reason, count in summary.rollouts.dropped.items() if count) or "0"
+    return [
+        ("held-out before", _accuracy(result, summary.accuracy_before, first=True)),
+        ("held-out after", _accuracy(result, summary.accuracy_after, first=False)),
+        ("training problem after", _points(summary.train_accuracy_after)),
+        ("steps", str(summary.steps)),
+        ("rollouts trained", str(summary.rollouts.consumed)),
+        ("rollouts dropped", dropped),
+        ("rollouts per second", f"{summary.rollouts_per_second:.0f}"),
+        ("seconds: set-up", f"{summary.seconds.setup:.0f}"),
+        ("seconds: training", f"{summary.seconds.training:.0f}"),
+        ("seconds: in all", f"{summary.seconds.total:.0f}"),
+        ("largest staleness", str(summary.staleness_max_seen)),
+        ("longest pause", f"{1000 * summary.weights.pause_seconds_max:.0f} ms"),
+        ("stopped", summary.stopped),
+    ]
+
+
+def _points(share: float | None) -> str:
+    return NOT_MEASURED if share is None else f"{points(share):.1f}"
+
+
+def _accuracy(result: Result, share: float | None, *, first: bool) -> str:
+    """Accuracy in points with its interval, where the evaluation that it comes from is known."""
+    if share is None or not result.heldout:
+        return _points(share)
+    evaluation = result.heldout[0 if first else -1]
+    return f"{_points(share)} ({points(evaluation.low):.0f}–{points(evaluation.high):.0f})"
+
+
+def print_results(console: Console, title: str, results: Sequence[Result]) -> None:
+    """One table, a column a run, then each run's held-out accuracy by step."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for result in results:
+        table.add_column(result.label, justify="right")
+    columns = [rows(result) for result in results]
+    for cells in zip(*columns, strict=True):
+        table.add_row(cells[0][0], *(value for _, value in cells))
+    console.print(table)
+    for result in results:
+        curve = "  ".join(f"{each.step}: {points(each.accuracy):.1f}" for each in result.heldout)
+        console.print(f"{result.label}, held-out accuracy by step  {curve or NOT_MEASURED}", highlight=False)
+        if result.summary.error:
+            console.print(f"{result.label} ended with: {result.summary.error}", markup=False)
+
+
+def print_claims(console: Console, claims: Sequence[Claim]) -> None:
+    for claim in claims:
+        verdict = "[green]holds[/]" if claim.holds else "[bold red]MISSED[/]"
+        console.print(f"{verdict}  {claim.claim} {claim.aim:g} {claim.unit}: {claim.measured:g}", highlight=False)
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """The table in Markdown, a line a run."""
+    columns = [rows(result) for result in results]
+    lines = ["| run | " + " | ".join(name for name, _ in columns[0]) + " |", "|---" * (len(columns[0]) + 1) + "|"]
+    lines += [f"| {result.label} | " + " | ".join(value for _, value in column) + " |" for result, column in zip(results, columns, strict=True)]
+    return "\n".join(lines) + "\n"
+
+
+def write_benchmark(name: str, claims: Sequence[Claim], command: str, details: dict[str, Any], *, folder: Path) -> str:
+    """Write NAME.json into `folder` and return the same as one line of JSON."""
+    record = {
+        "name": name,
+        "claims": msgspec.to_builtins(list(claims)),
+        "holds": bool(claims) and all(claim.holds for claim in claims),
+        "command": command,
+        "commit": _commit(),
+        "machine": _machine(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "details": details,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return json.dumps(record, ensure_ascii=False)
+
+
+def _commit() -> str:
+    """The commit of the tree, marked where files differ from it; `unknown` outside a clone."""
+    found = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
+
+
+def _machine() -> str:
+    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{_cpu()}, {len(os.sched_getaffinity(0))} cores, {memory_gib:.0f} GiB, Python {platform.python_version()}"
+
+
+def _cpu() -> str:
+    cpu_info = Path("/proc/cpuinfo")
+    lines = cpu_info.read_text(encoding="utf-8").splitlines() if cpu_info.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
