@@ -1,0 +1,291 @@
+"""One vLLM engine: token ids in, completions out, and weights that change under running requests.
+
+Owns the engine's version: requests are submitted, and weights swapped, one after the other under one lock, so that a request salted with a version
+never starts on the next. Called by the generator and by evaluation, from one event loop. Knows no Ray, no queue, no tokenizer.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.engine_settings import WEIGHT_ENGINE_NAME, BroadcastAddress, EngineSettings, engine_arguments, prepare_environment
+from learner.weight_receiver import StagedWatch
+from learner.weights import StagedVersion, receiver_names
+from rlvr.errors import BroadcastError, EngineError
+from rlvr.records import LOGPROB_DTYPE, TOKEN_DTYPE, FinishReason, Version, VersionSpan
+
+if TYPE_CHECKING:
+    from vllm import RequestOutput, SamplingParams
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.output_processor import RequestOutputCollector, RequestState
+
+logger = logging.getLogger(__name__)
+
+START = Version()
+WATCH_S = 0.5
+"""The longest look for staged weights before the engine's own health is looked at again."""
+REFUSED = "update refused, weights unchanged"
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How to sample. temperature: 0 = greedy. stop_token_ids: the only tokens that end a completion; the model's own are not added."""
+
+    max_tokens: int
+    stop_token_ids: tuple[int, ...] = ()
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+
+
+class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One completion to sample. seed: of this request; None = the engine's own stream."""
+
+    rollout_id: str
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling
+    seed: int | None = None
+
+
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished completion: as many logprobs (nats, of the sampling distribution) as tokens, the stop token included."""
+
+    rollout_id: str
+    token_ids: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    spans: tuple[VersionSpan, ...]
+    finish_reason: FinishReason
+    seconds: float
+
+    @property
+    def is_truncated(self) -> bool:
+        return self.finish_reason is FinishReason.LENGTH
+
+
+class Engine:
+    """A running engine. Build it with `start`; end it with `shutdown`. An engine that raised EngineError stays failed: start another."""
+
+    def __init__(self, llm: "AsyncLLM", settings: EngineSettings, version: Version) -> None:
+        self._llm = llm
+        self._settings = settings
+        self._version = version
+        self._batch_number = 0
+        self._turn = asyncio.Lock()  # held by whoever submits or changes weights
+        self._running: dict[str, RequestOutputCollector] = {}
+        self._restarted: set[str] = set()
+        self._watch: StagedWatch | None = None
+        self._failure: BaseException | None = None
+
+    @classmethod
+    async def start(cls, settings: EngineSettings, *, version: Version = START) -> Self:
+        """Start vLLM on the model folder, whose weights are called `version`. Takes some 10 to 60 s; raises EngineError."""
+        prepare_environment(settings)
+        started = time.monotonic()
+        try:
+            llm = await asyncio.to_thread(start_vllm, settings)
+            await llm.update_weight_version(str(version))
+        except Exception as error:
+            raise EngineError(f"vLLM did not start on {settings.model}: {error}") from error
+        logger.info("engine started: model=%s seconds=%.1f", settings.model, time.monotonic() - started)
+        return cls(llm, settings, version)
+
+    @property
+    def version(self) -> Version:
+        """The weights that the next request starts on."""
+        return self._version
+
+    @property
+    def num_running(self) -> int:
+        """Requests that were submitted and are not finished."""
+        return len(self._running)
+
+    def check(self) -> None:
+        """Raise EngineError when the engine has failed or its process is gone."""
+        if self._failure is not None:
+            raise EngineError(f"the engine has failed: {self._failure}") from self._failure
+        if self._llm.errored:
+            raise EngineError("the engine's process is gone")
+
+    async def sample(self, request: SampleRequest) -> Completion:
+        """Sample one completion; cancelling this call aborts it. Raises EngineError when the engine dies, ValueError for a bad request."""
+        started = time.monotonic()
+        while True:
+            async with self._turn:
+                stream = await self._submit(request, salt=str(self._version))
+            output = await self._finish(stream)
+            if output is not None:
+                return completion_of(request, output, time.monotonic() - started)
+
+    async def sample_together(self, requests: Sequence[SampleRequest]) -> list[Completion]:
+        """Sample all of `requests` on one version as one batch: enqueued by rollout id while the engine stands, then let go; in the order given.
+
+        The same requests, weights and engine seed give the same bits. Weights wait until all are done. Raises ValueError unless the engine is idle.
+        """
+        async with self._turn:
+            if self._running:
+                raise ValueError(f"a deterministic batch needs an idle engine, {len(self._running)} requests are running")
+            self._batch_number += 1
+            salt = f"{self._version}/{self._batch_number}"  # nothing is cached before a batch, so that each one computes the same
+            started = time.monotonic()
+            await self._guarded(self._llm.pause_generation(mode="keep", clear_cache=False))
+            streams = {request.rollout_id: await self._submit(request, salt=salt) for request in sorted(requests, key=lambda each: each.rollout_id)}
+            await self._guarded(self._llm.resume_generation())
+            completions = []
+            for request in requests:
+                output = await self._finish(streams[request.rollout_id])
+                assert output is not None, "weights cannot change while the batch holds the lock"
+                completions.append(completion_of(request, output, time.monotonic() - started))
+            return completions
+
+    async def join_broadcast(self, address: BroadcastAddress) -> None:
+        """Receive from this sender from now on; the next group that it forms may hold `receiver_names` of this generator."""
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        await self._guarded(self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=msgspec.to_builtins(address))))
+        names = receiver_names(address.generator, tensor_parallel=self._settings.tensor_parallel)
+        self._watch = await asyncio.to_thread(StagedWatch, (address.host, address.port), names, deadline_s=address.deadline_s)
+
+    async def next_staged(self, after: Version | None) -> StagedVersion:
+        """Wait until a version after `after` (None: any) is whole in every worker: the oldest one that somebody keeps, else the newest.
+
+        Raises BroadcastError when the sender is gone, EngineError when the engine is.
+        """
+        if self._watch is None:
+            raise BroadcastError("this engine has joined no broadcast")
+        while True:
+            self.check()
+            staged = await asyncio.to_thread(self._watch.next, after, wait_s=WATCH_S)
+            if staged is not None:
+                return staged
+
+    async def apply(self, version: Version) -> float:
+        """Swap a staged version in under the running requests; return the seconds for which sampling stood.
+
+        Raises BroadcastError when the version is not staged or does not fit: the old weights go on. Raises EngineError when the swap failed halfway.
+        """
+        async with self._turn:
+            started = time.monotonic()
+            await self._guarded(self._llm.pause_generation(mode="keep", clear_cache=False))
+            await self._restart_unstarted()
+            try:
+                await self._swap(version)
+            except BroadcastError:
+                await self._guarded(self._llm.resume_generation())
+                raise
+            self._version = version
+            await self._guarded(self._llm.resume_generation())
+            return time.monotonic() - started
+
+    async def shutdown(self) -> None:
+        """End the engine and its processes; requests in flight raise EngineError."""
+        self._failure = self._failure or EngineError("it was shut down")
+        await asyncio.to_thread(self._llm.shutdown)
+
+    async def _swap(self, version: Version) -> None:
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        await self._guarded(self._llm.start_weight_update())
+        try:
+            await self._llm.update_weights(WeightTransferUpdateRequest(update_info={"version": str(version)}))
+        except Exception as error:
+            if REFUSED in str(error) and self._settings.tensor_parallel == 1:
+                raise BroadcastError(str(error)) from error
+            self._failure = error
+            raise EngineError(f"version {version} was not swapped in whole: {error}") from error
+        await self._guarded(self._llm.finish_weight_update(str(version)))
+
+    async def _restart_unstarted(self) -> None:
+        """Take back requests without a token: their prompt was read, or would be found in the cache, under the old weights, and no span says so."""
+        states = self._llm.output_processor.request_states
+        unstarted = [name for name in self._running if name in states and not num_sampled(states[name])]
+        self._restarted.update(unstarted)
+        if unstarted:
+            await self._guarded(self._llm.abort(unstarted, internal=True))
+
+    async def _submit(self, request: SampleRequest, *, salt: str) -> "RequestOutputCollector":
+        from vllm.inputs import tokens_input
+
+        self.check()
+        prompt = tokens_input(list(request.prompt_ids), cache_salt=salt)
+        stream = await self._guarded(self._llm.add_request(request.rollout_id, prompt, sampling_params(request)))
+        self._running[stream.request_id] = stream
+        return stream
+
+    async def _finish(self, stream: "RequestOutputCollector") -> "RequestOutput | None":
+        """The request's whole output; None when it was taken back for new weights."""
+        try:
+            output = await self._guarded(stream.get())
+        except asyncio.CancelledError:
+            await self._llm.abort(stream.request_id, internal=True)
+            raise
+        finally:
+            del self._running[stream.request_id]
+            was_restarted = stream.request_id in self._restarted
+            self._restarted.discard(stream.request_id)
+        if was_restarted:
+            return None
+        if output.outputs[0].finish_reason not in tuple(FinishReason):
+            raise EngineError(f"request {output.request_id} ended with {output.outputs[0].finish_reason}")
+        return output
+
+    async def _guarded(self, call: Any) -> Any:
+        """Await a call of vLLM; its death becomes an EngineError here and nowhere else."""
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        try:
+            return await call
+        except (EngineDeadError, EngineGenerateError) as error:
+            self._failure = self._failure or error
+            raise EngineError("the engine's process is gone") from error
+
+
+def start_vllm(settings: EngineSettings) -> "AsyncLLM":
+    """Build the engine and its process; blocks until the model is loaded."""
+    from vllm import AsyncEngineArgs
+    from vllm.config import WeightTransferConfig
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    arguments = AsyncEngineArgs(**engine_arguments(settings), weight_transfer_config=WeightTransferConfig(backend=WEIGHT_ENGINE_NAME))
+    return AsyncLLM.from_engine_args(arguments)
+
+
+def sampling_params(request: SampleRequest) -> "SamplingParams":
+    """One completion, returned once, whole, as ids and the logprob of each."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    sampling = request.sampling
+    return SamplingParams(
+        n=1, max_tokens=sampling.max_tokens, temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k, seed=request.seed,
+        stop_token_ids=list(sampling.stop_token_ids), ignore_eos=True, logprobs=0, flat_logprobs=True, detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )  # fmt: skip
+
+
+def num_sampled(state: "RequestState") -> int:
+    """Tokens that a request has so far."""
+    assert state.detokenizer is not None, "only pooling requests have none"
+    return state.detokenizer.num_output_tokens()
+
+
+def completion_of(request: SampleRequest, output: "RequestOutput", seconds: float) -> Completion:
+    """Our record of vLLM's."""
+    from vllm.logprobs import FlatLogprobs
+
+    whole = output.outputs[0]
+    assert whole.finish_reason is not None, "FINAL_ONLY returns finished requests"
+    assert isinstance(whole.logprobs, FlatLogprobs)
+    spans = tuple(VersionSpan(version=Version.parse(span.version), start=span.start, end=span.end) for span in whole.weight_versions or ())
+    return Completion(
+        rollout_id=request.rollout_id,
+        token_ids=np.asarray(whole.token_ids, TOKEN_DTYPE),
+        logprobs=np.asarray(whole.logprobs.logprobs, LOGPROB_DTYPE),
+        spans=spans,
+        finish_reason=FinishReason(whole.finish_reason),
+        seconds=seconds,
+    )
