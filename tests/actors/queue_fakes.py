@@ -1,11 +1,13 @@
-"""Fakes for the queue's tests: rollouts of a lease, verdicts of answers, a clock that is set by hand."""
+"""Fakes for the queue's tests: rollouts of a lease, verdicts of answers, a plan of equal steps, a clock that is set by hand."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from rlvr.records import LOGPROB_DTYPE, TOKEN_DTYPE, FinishReason, Lease, Rollout, Unverified, Verdict, VerdictKind, Version, VersionSpan
+from actors.rollout_queue import RolloutQueue
+from rlvr.records import LOGPROB_DTYPE, TOKEN_DTYPE, Batch, FinishReason, Lease, Rollout, Unverified, Verdict, VerdictKind, Version, VersionSpan
+from rlvr.step_plan import GroupPlan
 
 
 @dataclass
@@ -48,3 +50,41 @@ def all_of_kind(work: Iterable[Unverified], kind: VerdictKind) -> list[Verdict]:
 
 def all_correct(work: Sequence[Unverified]) -> list[Verdict]:
     return all_of_kind(work, VerdictKind.CORRECT)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The same groups in every step."""
+
+    sizes: Sequence[int]
+
+    def groups_of_step(self, step: int) -> tuple[GroupPlan, ...]:
+        return tuple(GroupPlan(f"{step}-{place}", f"p{place}", size) for place, size in enumerate(self.sizes))
+
+
+def planned(sizes: Sequence[int], **settings: object) -> RolloutQueue:
+    problems = [f"p{place}" for place in range(len(sizes))]
+    return RolloutQueue(
+        rollouts_per_step=sum(sizes),
+        planner=Plan(sizes),
+        prompts=dict.fromkeys(problems, (1, 2)),
+        golds={problem: f"gold of {problem}" for problem in problems},
+        **settings,  # type: ignore[arg-type]
+    )
+
+
+def verify_all(queue: RolloutQueue, kind: VerdictKind = VerdictKind.CORRECT) -> None:
+    queue.put_verdicts(all_of_kind(queue.lease_unverified(1000, verifier="v0"), kind))
+
+
+def fill(queue: RolloutQueue, *, applied: int = 0) -> None:
+    """Sample and verify all that may be leased."""
+    for lease in queue.leases(1000, generator="g0", applied=Version(step=applied)):
+        queue.put(rollouts_of(lease, version=applied))
+    verify_all(queue)
+
+
+def batch_of(queue: RolloutQueue, step: int) -> Batch:
+    batch = queue.next_batch(step)
+    assert batch is not None
+    return batch
