@@ -17,8 +17,9 @@ from torch import Tensor
 from rlvr.advantages import grpo
 from rlvr.config import AdvantageConfig
 from rlvr.errors import LearnerError
-from rlvr.records import Batch
+from rlvr.records import Batch, Rollout
 from rlvr.seeds import derive_seed
+from rlvr.staleness import staleness
 
 Plan = tuple[tuple[tuple[int, ...], ...], ...]
 """[rank][micro-batch] → rows; an empty micro-batch only keeps step with the other ranks."""
@@ -37,6 +38,7 @@ class StepData:
     rewards_N: NDArray[np.float64]
     advantages_N: NDArray[np.float64]
     group_N: NDArray[np.int64]
+    staleness_N: NDArray[np.int64]
 
     @property
     def num_rows(self) -> int:
@@ -71,7 +73,15 @@ def flatten(batch: Batch, advantage: AdvantageConfig) -> StepData:
         rewards_N=rewards_N,
         advantages_N=grpo(rewards_N, group_N, advantage.std_ddof, advantage.std_eps),
         group_N=group_N,
+        staleness_N=np.array([_staleness(batch, rollout) for rollout in rollouts], dtype=np.int64),
     )
+
+
+def _staleness(batch: Batch, rollout: Rollout) -> int:
+    try:
+        return staleness(batch.step, rollout.oldest_version)
+    except ValueError as error:
+        raise LearnerError(f"rollout {rollout.id} does not fit its batch: {error}") from error
 
 
 def _reward(reward: float | None, rollout_id: str) -> float:

@@ -43,7 +43,7 @@ def published(policy: Policy, *, keep: bool) -> dict[str, Tensor] | None:
         rounded = weight.detach().to(torch.bfloat16)
         whole = cast(DTensor, rounded).full_tensor()
         if keep:
-            tensors[name] = whole.cpu().contiguous()
+            tensors[name] = whole.to("cpu", copy=True).contiguous()  # a gathered tensor may be a view of padded memory, or the weight itself
     return revert_weight_conversion(policy.model, tensors) if keep else None
 
 

@@ -10,9 +10,7 @@ import numpy as np
 from learner.batches import StepData
 from learner.report import PhaseSeconds, RatioStats, SamplerGap, StepReport
 from rlvr.config import ObjectiveConfig
-from rlvr.errors import LearnerError
 from rlvr.records import Batch
-from rlvr.staleness import staleness
 
 
 def step_report(
@@ -27,7 +25,6 @@ def step_report(
 ) -> StepReport:
     """The report of a trained step. figures: what `StepStats.reduced` gave. norms: gradient norm of each update."""
     updates, tokens = len(norms), figures["tokens"]
-    ages = _staleness(batch)
     lengths = data.lengths
     has_importance = bool(objective.policy_coef) and objective.importance_cap is not None
     return StepReport(
@@ -59,8 +56,8 @@ def step_report(
         truncated_share=sum(judged.rollout.is_truncated for judged in batch.rollouts) / data.num_rows,
         reward_mean=float(data.rewards_N.mean()),
         reward_std=float(data.rewards_N.std()),
-        staleness_mean=float(np.mean(ages)),
-        staleness_max=max(ages),
+        staleness_mean=float(data.staleness_N.mean()),
+        staleness_max=int(data.staleness_N.max()),
         seconds=PhaseSeconds(**seconds),
     )
 
@@ -93,10 +90,3 @@ def empty_report(batch: Batch, *, learning_rate: float, seconds: Mapping[str, fl
         staleness_max=0,
         seconds=PhaseSeconds(**seconds),
     )
-
-
-def _staleness(batch: Batch) -> list[int]:
-    try:
-        return [staleness(batch.step, judged.rollout.oldest_version) for judged in batch.rollouts]
-    except ValueError as error:
-        raise LearnerError(f"the batch of step {batch.step} does not fit its plan: {error}") from error

@@ -1,13 +1,17 @@
 """Models of the demo's size and smaller, and batches of invented rollouts, for the learner's tests."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import WordLevel
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from learner.learner import Learner
+from rlvr.config import Config, ModelConfig, ObjectiveConfig, OptimizerConfig, RolloutConfig
 from rlvr.records import LOGPROB_DTYPE, TOKEN_DTYPE, Batch, FinishReason, JudgedRollout, Rollout, Verdict, VerdictKind, Version, VersionSpan
 
 CHARACTERS = "0123456789+-=?/.;,:()\\{}abcdefghijklmnopqrstuvwxyz "
@@ -109,3 +113,33 @@ def batch(*, step: int = 1, num: int = 8, groups: int = 1, lengths: tuple[int, i
         judged.append(JudgedRollout(rollout=made, verdict=Verdict(rollout_id=made.id, lease_id="l", kind=kind, reward=float(right))))
     prompts = {f"p{group}": tuple(draw.integers(2, 53, 9 + group).tolist()) for group in range(groups)}
     return Batch(step=step, lineage=0, rollouts=tuple(judged), prompts=prompts)
+
+
+def config(
+    folder: Path,
+    *,
+    objective: dict | None = None,
+    optimizer: dict | None = None,
+    rollout: dict | None = None,
+    model: dict | None = None,
+    **tables: Any,
+) -> Config:
+    """A run in fp32 at temperature 1 without KL and entropy terms; the named tables' keys replace those."""
+    return Config(
+        model=ModelConfig(
+            policy=str(folder), **{"compute_dtype": "float32", "reference_dtype": "float32", "activation_checkpointing": False} | (model or {})
+        ),
+        objective=ObjectiveConfig(**{"kl_coef": 0.0, "entropy_coef": 0.0} | (objective or {})),
+        optimizer=OptimizerConfig(**{"learning_rate": 1e-4} | (optimizer or {})),
+        rollout=RolloutConfig(**{"temperature": 1.0} | (rollout or {})),
+        **tables,
+    )
+
+
+def learner(config: Config) -> Learner:
+    return Learner(config, rank=0, world_size=1, device="cpu")
+
+
+def whole_weights(learner: Learner) -> dict[str, Tensor]:
+    """The master weights, gathered and copied."""
+    return {name: weight.detach().full_tensor().clone() for name, weight in learner.policy.weights().items()}

@@ -1,0 +1,64 @@
+"""What a process of the two-rank tests runs: the same few steps that the test runs on one rank."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny_models import batch, config, whole_weights
+from torch import Tensor
+
+from learner import process_group
+from learner.learner import Learner
+from rlvr.config import Config
+from rlvr.records import Version
+
+STEPS = 3
+
+SCENARIOS: dict[str, dict[str, Any]] = {
+    "uneven lengths": {"optimizer": {"max_tokens_per_micro_batch": 60}},
+    "fewer rows than ranks' micro-batches": {"num": 3, "optimizer": {"max_tokens_per_micro_batch": 25}},
+    "one row": {"num": 1},
+    "two updates": {"optimizer": {"updates_per_step": 2, "max_tokens_per_micro_batch": 60}},
+    "every term": {
+        "objective": {"kl_coef": 0.1, "entropy_coef": 0.01, "old_logprobs": "recomputed", "importance_cap": 2.0},
+        "optimizer": {"updates_per_step": 2, "epochs_per_batch": 2},
+        "model": {"activation_checkpointing": True},
+    },
+    "sequence mean": {"objective": {"aggregation": "sequence_mean"}},
+}
+
+
+def run_config(folder: Path, scenario: dict[str, Any]) -> Config:
+    tables = {name: table for name, table in scenario.items() if name != "num"}
+    optimizer = {"learning_rate": 1e-5, **tables.pop("optimizer", {})}
+    return config(folder, optimizer=optimizer, **tables)
+
+
+def outcome(folder: Path, scenario: dict[str, Any], *, rank: int, world_size: int) -> dict[str, Any]:
+    """Weights and reports after STEPS steps, and what is published."""
+    ours = Learner(run_config(folder, scenario), rank=rank, world_size=world_size, device="cpu")
+    reports = [ours.train_step(batch(step=step, num=scenario.get("num", 8))) for step in range(1, STEPS + 1)]
+    facts: list[tuple[float, float, float, int]] = [(r.loss, r.grad_norm, r.sampler_gap.mean_abs, r.tokens) for r in reports]
+    weights: dict[str, Tensor] = whole_weights(ours)
+    return {"weights": weights, "facts": facts, "published": ours.export()}
+
+
+def main(rank: int, world_size: int, port: int, models: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    process_group.join(rank, world_size, "127.0.0.1", port, "cpu", timeout_s=60.0)
+    made: dict[str, Any] = {}
+    for model in ("untied", "tied"):
+        for name, scenario in SCENARIOS.items():
+            made[f"{model}, {name}"] = outcome(models / model, scenario, rank=rank, world_size=world_size)
+    ours = Learner(run_config(models / "tied", {}), rank=rank, world_size=world_size, device="cpu")
+    ours.train_step(batch(step=1))
+    ours.save_checkpoint(out / "checkpoints", Version(step=1))
+    ours.train_step(batch(step=2))
+    made["after resume"] = whole_weights(ours)
+    torch.save(made, out / f"rank{rank}.pt")
+    process_group.leave()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), Path(sys.argv[5]))

@@ -1,0 +1,73 @@
+"""Two FSDP ranks in two processes do what one rank does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rank_scenarios import SCENARIOS, outcome, run_config
+from tiny_models import batch, learner, qwen2, save, whole_weights
+
+from learner import process_group
+
+pytestmark = pytest.mark.usefixtures("alone")
+
+WORLD_SIZE = 2
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    save(qwen2(hidden=64, vocab=63), folder / "untied")  # rows that two ranks do not share evenly
+    save(qwen2(hidden=64, vocab=63, tied=True), folder / "tied")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def out(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes left: rank0.pt, rank1.pt and checkpoints/."""
+    folder = tmp_path_factory.mktemp("ranks")
+    script = Path(__file__).with_name("rank_scenarios.py")
+    port = process_group.open_store("127.0.0.1").port
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parent)}
+    processes = [
+        subprocess.Popen([sys.executable, str(script), str(rank), str(WORLD_SIZE), str(port), str(models), str(folder)], env=environment)
+        for rank in range(WORLD_SIZE)
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two_ranks(out: Path) -> list[dict[str, Any]]:
+    return [torch.load(out / f"rank{rank}.pt") for rank in range(WORLD_SIZE)]
+
+
+@pytest.mark.parametrize("model", ["untied", "tied"])
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_two_ranks_take_the_steps_of_one(name: str, model: str, models: Path, two_ranks: list[dict[str, Any]]) -> None:
+    one = outcome(models / model, SCENARIOS[name], rank=0, world_size=1)
+    for rank in range(WORLD_SIZE):
+        two = two_ranks[rank][f"{model}, {name}"]
+        for weight_name, weight in one["weights"].items():
+            torch.testing.assert_close(two["weights"][weight_name], weight, atol=1e-6, rtol=0)
+        for ours, alone in zip(two["facts"], one["facts"], strict=True):
+            assert ours == pytest.approx(alone, rel=1e-3, abs=1e-6)
+
+
+def test_only_rank_0_publishes(two_ranks: list[dict[str, Any]]) -> None:
+    first, second = (made["tied, one row"] for made in two_ranks)
+    assert second["published"] is None
+    for name, tensor in first["published"].items():
+        assert torch.equal(tensor, first["weights"][name].to(torch.bfloat16))
+
+
+def test_one_rank_resumes_what_two_ranks_saved(models: Path, out: Path, two_ranks: list[dict[str, Any]]) -> None:
+    ours = learner(run_config(models / "tied", {}))
+    ours.load_state(out / "checkpoints" / "step-000001")
+    ours.train_step(batch(step=2))
+    for name, weight in whole_weights(ours).items():
+        torch.testing.assert_close(two_ranks[1]["after resume"][name], weight, atol=1e-6, rtol=0)
