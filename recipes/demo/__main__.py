@@ -18,6 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
+from actors.run_folder import RunFolder
 from recipes.demo import report
 from recipes.demo.base import Recipe, cached_base
 from recipes.demo.controls import ARMS, ONE_SHOT, Arm
@@ -38,10 +39,18 @@ class RunEnded(Exception):  # noqa: N818 - a run that ended early is no error of
 
 
 def move_aside(run_dir: Path) -> Path | None:
-    """Rename an older run's folder after the time of its end; it is never overwritten. Returns its new name."""
+    """Rename an older run's folder after the time of its end; it is never overwritten. Returns its new name.
+
+    Raises UserError where that run is still going: it would lose its folder.
+    """
     if not run_dir.exists():
         return None
     summary = run_dir / "summary.json"
+    address = RunFolder(run_dir).address()
+    if address is not None and not summary.is_file() and is_alive(address.pid):
+        raise UserError(
+            f"{run_dir} belongs to a run that is still going, process {address.pid}; wait for its end, or give another folder with --run-dir"
+        )
     ended = (summary if summary.is_file() else run_dir).stat().st_mtime
     name = f"{run_dir.name}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(ended))}"
     number = 1
@@ -50,6 +59,10 @@ def move_aside(run_dir: Path) -> Path | None:
         number += 1
         aside = run_dir.with_name(f"{name}-{number}")
     return run_dir.rename(aside)
+
+
+def is_alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").is_dir()
 
 
 def command_of(arm: Arm, seed: int, base: Path, run_dir: Path) -> list[str]:

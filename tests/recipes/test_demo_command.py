@@ -8,9 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from demo_runs import CONTROLS, write_run
 
+from actors.run_folder import RunAddress, RunFolder
 from recipes.demo import __main__ as demo
 from recipes.demo import report
 from recipes.demo.controls import ARMS, WRONG_LABEL
@@ -87,6 +89,18 @@ def test_an_older_run_is_moved_aside_after_the_time_of_its_end_and_never_overwri
     assert asides == [tmp_path / name, tmp_path / f"{name}-2"]
     assert [(aside / "mark").read_text() for aside in asides if aside is not None] == ["first", "second"]
     assert demo.move_aside(tmp_path / "demo") is None
+
+
+def test_the_folder_of_a_run_that_is_still_going_is_left_alone(started: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_run(tmp_path / "demo", 37.5, 90.0)
+    address = RunAddress(ray_address="", namespace="", service="", pid=os.getpid(), started="")
+    RunFolder(folder).write_address(address)
+    (folder / "summary.json").unlink()
+    assert demo.main(["--run-dir", str(folder)]) == 2
+    assert "still going" in capsys.readouterr().out
+    assert started == []
+    RunFolder(folder).write_address(msgspec.structs.replace(address, pid=2**31 - 1))  # no process has this id: that run died
+    assert demo.main(["--run-dir", str(folder)]) == 0
 
 
 def test_the_controls_run_every_arm_and_write_their_figures(started: list[list[str]], tmp_path: Path) -> None:
