@@ -222,7 +222,10 @@ class RolloutQueue:
     # --- inside
 
     def _open_step(self) -> None:
-        for group in self._book.open_step():
+        groups = self._book.open_step()
+        if self._window and len({group.plan.size for group in groups}) > 1:
+            raise QueueError(f"queue.order other than admission needs groups of one size, step {groups[0].step} has {[g.plan.size for g in groups]}")
+        for group in groups:
             if group.plan.problem_id not in self._prompts or group.plan.problem_id not in self._golds:
                 raise QueueError(f"step {group.step} plans problem {group.plan.problem_id!r}, which has no prompt or no gold answer here")
         self._ledger.mark_due(self._asked_step)
