@@ -14,16 +14,21 @@ from msgspec import Meta, inspect
 
 from rlvr.config import Config
 
+_UNITS = {"_s": "seconds", "_gib": "GiB", "_mib": "MiB", "_steps": "steps", "_tokens": "tokens", "_clamp": "nats", "_staleness": "versions"}
 LIST_MARK = "[]"  # stands behind the name of a table that may be given several times
 
 
 class Key(msgspec.Struct, frozen=True):
-    """One key of the run file. type: what it takes, in words. default: as TOML would write it; empty where the key may be left out."""
+    """One key of the run file. type: what it takes, in words. default: as TOML would write it; empty where the key may be left out.
+
+    unit: of a number, empty where it is a count or a ratio.
+    """
 
     name: str
     type: str
     default: str
     meaning: str
+    unit: str = ""
 
 
 @functools.cache
@@ -107,8 +112,9 @@ def _keys_of(table: type[msgspec.Struct], *, prefix: str) -> Iterable[Key]:
             yield from _keys_of(inner, prefix=name + ".")
             continue
         kind = inspect.type_info(field.type)
-        default = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
-        yield Key(name=name, type=requirement(kind), default="" if default is None else to_toml(default), meaning=_meaning(field.type))
+        given = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
+        default = "" if given is None else to_toml(given)
+        yield Key(name=name, type=requirement(kind), default=default, meaning=_meaning(field.type), unit=_unit(field.name, kind))
         if isinstance(kind, inspect.Metadata) and isinstance(kind.type, inspect.VarTupleType) and isinstance(kind.type.item_type, inspect.StructType):
             yield from _keys_of(kind.type.item_type.cls, prefix=f"{name}{LIST_MARK}.")
 
@@ -132,6 +138,11 @@ def bare(kind: inspect.Type) -> inspect.Type:
 
 def _table_of(annotation: Any) -> type[msgspec.Struct] | None:
     return annotation if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct) else None
+
+
+def _unit(name: str, kind: inspect.Type) -> str:
+    is_number = requirement(kind).startswith(("an integer", "a number"))
+    return next((unit for ending, unit in _UNITS.items() if is_number and name.endswith(ending)), "")
 
 
 def _meaning(annotation: Any) -> str:

@@ -27,8 +27,9 @@ class Role(enum.StrEnum):
 class SlotState(enum.StrEnum):
     LEASED = "leased"
     GENERATED = "generated"
+    VERIFYING = "verifying"
     VERIFIED = "verified"
-    CONSUMED = "consumed"  # trained, or being trained, by weights that no generator has applied yet
+    TRAINING = "training"  # handed to the learner, and no generator has applied the weights that it makes
 
 
 class VerifyStage(enum.StrEnum):
@@ -77,41 +78,43 @@ _QUEUE = _specs(
     ("counter", "rlvr_rollouts_accepted_total", "rollouts", "Rollouts accepted from generators; equals trained + dropped + held."),
     ("counter", "rlvr_rollouts_trained_total", "rollouts", "Rollouts handed to the learner in a batch."),
     ("counter", "rlvr_rollouts_dropped_total", "rollouts", "Accepted rollouts that will not train, by reason.", {"reason": DropReason}),
-    ("counter", "rlvr_tokens_dropped_total", "tokens", "Completion tokens of dropped rollouts, by reason.", {"reason": DropReason}),
-    ("counter", "rlvr_rollouts_refused_total", "rollouts", "Rollouts refused because their lease is gone or their id is known."),
-    ("counter", "rlvr_rollouts_missing_total", "rollouts", "Members that groups lacked when they trained."),
     ("gauge", "rlvr_rollouts_held", "rollouts", "Accepted rollouts that are neither trained nor dropped yet."),
-    ("counter", "rlvr_leases_expired_total", "leases", "Leases taken back at their deadline or from a worker that died."),
-    ("gauge", "rlvr_generators_waiting", "generators", "Generators that wait for a lease: back-pressure of the staleness bound."),
-    ("gauge", "rlvr_unverified_rollouts", "rollouts", "Rollouts that wait for a verifier."),
-    ("gauge", "rlvr_queue_oldest_seconds", "seconds", "Age of the oldest rollout held."),
-    ("histogram", "rlvr_rollout_staleness_versions", "versions", "Staleness of the rollouts of each batch.", _VERSIONS),
-    ("histogram", "rlvr_accepted_completion_tokens", "tokens", "Completion length of the accepted rollouts.", _TOKENS),
-    ("histogram", "rlvr_trained_completion_tokens", "tokens", "Completion length of the trained rollouts.", _TOKENS),
+    ("counter", "rlvr_rollouts_refused_total", "rollouts", "Rollouts that were not accepted: their lease is gone, or they are here already."),
+    ("counter", "rlvr_rollouts_resampled_total", "rollouts", "Dropped rollouts whose place in their group was sampled again."),
+    ("counter", "rlvr_rollouts_missing_total", "rollouts", "Members that groups lacked when they trained."),
+    ("counter", "rlvr_tokens_accepted_total", "tokens", "Completion tokens of accepted rollouts; per rollout, the mean length generated."),
+    ("counter", "rlvr_tokens_trained_total", "tokens", "Completion tokens of trained rollouts; per rollout, the mean length trained."),
+    ("counter", "rlvr_tokens_dropped_total", "tokens", "Completion tokens of dropped rollouts, by reason.", {"reason": DropReason}),
+    ("counter", "rlvr_leases_expired_total", "leases", "Leases taken back at their deadline, or from a worker that was lost."),
+    ("gauge", "rlvr_batch_step", "steps", "Step of the newest batch."),
+    ("histogram", "rlvr_rollout_staleness_versions", "versions", "Staleness of the trained rollouts.", _VERSIONS),
 )
 _GENERATOR = _specs(
     Role.GENERATOR,
     ("counter", "rlvr_tokens_generated_total", "tokens", "Completion tokens sampled."),
     ("counter", "rlvr_rollouts_generated_total", "rollouts", "Completions finished, by why they ended.", {"finish_reason": FinishReason}),
-    ("gauge", "rlvr_requests_in_flight", "requests", "Completions being sampled."),
-    ("counter", "rlvr_generator_idle_seconds_total", "seconds", "Seconds without anything to sample."),
-    ("histogram", "rlvr_rollout_seconds", "seconds", "Seconds of one completion.", _SECONDS),
     ("histogram", "rlvr_completion_tokens", "tokens", "Length of the sampled completions.", _TOKENS),
+    ("histogram", "rlvr_rollout_seconds", "seconds", "Seconds of one completion.", _SECONDS),
+    ("gauge", "rlvr_requests_in_flight", "requests", "Completions being sampled."),
+    ("counter", "rlvr_generator_idle_seconds_total", "seconds", "Seconds without anything to sample: back-pressure of the staleness bound."),
     ("gauge", "rlvr_policy_version", "steps", "Step of the policy version that the engine samples from."),
     ("counter", "rlvr_weights_applied_total", "versions", "Policy versions applied."),
-    ("counter", "rlvr_weight_bytes_received_total", "bytes", "Bytes of weights received."),
-    ("counter", "rlvr_weights_refused_total", "versions", "Versions refused: torn, late, or with another digest."),
     ("histogram", "rlvr_weight_pause_seconds", "seconds", "Seconds for which sampling stood while weights were applied.", _SECONDS),
 )
 _VERIFIER = _specs(
     Role.VERIFIER,
-    ("counter", "rlvr_verdicts_total", "verdicts", "Verdicts by kind and by where they were decided.", {"kind": VerdictKind, "stage": VerifyStage}),
+    (
+        "counter",
+        "rlvr_verdicts_total",
+        "verdicts",
+        "Verdicts by kind and by where they were decided.",
+        {"kind": VerdictKind, "stage": VerifyStage},
+    ),
     ("histogram", "rlvr_verify_seconds", "seconds", "Seconds of one verdict, by where it was decided.", {"stage": VerifyStage}, _SECONDS),
-    ("counter", "rlvr_verifier_cache_hits_total", "verdicts", "Verdicts answered from the cache."),
-    ("counter", "rlvr_verifier_kills_total", "processes", "Children killed at their deadline."),
-    ("counter", "rlvr_verifier_respawns_total", "processes", "Children started in place of one that ended."),
+    ("counter", "rlvr_verifier_kills_total", "processes", "Children killed: at their deadline, or broken."),
+    ("counter", "rlvr_verifier_retries_total", "verdicts", "Comparisons asked again of a fresh child."),
     ("gauge", "rlvr_verifier_workers", "processes", "Children ready or busy."),
-    ("gauge", "rlvr_verifier_pending", "rollouts", "Rollouts taken from the queue and not judged yet."),
+    ("gauge", "rlvr_verifier_waiting", "comparisons", "Comparisons that wait for a child."),
 )
 _LEARNER = _specs(
     Role.LEARNER,
@@ -119,18 +122,18 @@ _LEARNER = _specs(
     ("gauge", "rlvr_published_version", "steps", "Step of the newest published policy version."),
     ("counter", "rlvr_learner_wait_seconds_total", "seconds", "Seconds for which the learner waited for a batch."),
     ("histogram", "rlvr_train_seconds", "seconds", "Seconds of one training step.", _SECONDS),
-    ("counter", "rlvr_tokens_trained_total", "tokens", "Completion tokens trained."),
     ("gauge", "rlvr_reward_mean", "reward", "Mean reward of the last batch."),
-    ("gauge", "rlvr_uniform_groups_ratio", "ratio", "Share of the last batch's groups whose rewards are all equal, so that they teach nothing."),
+    ("gauge", "rlvr_informative_groups_ratio", "ratio", "Share of the last batch's groups with an advantage that is not 0."),
+    ("gauge", "rlvr_truncated_ratio", "ratio", "Share of the last batch's completions that were cut at a limit."),
     ("gauge", "rlvr_loss", "nats", "Loss of the last step."),
     ("gauge", "rlvr_entropy_nats", "nats", "Mean entropy of a completion token in the last step."),
     ("gauge", "rlvr_kl_nats", "nats", "Mean KL to the reference of a completion token in the last step."),
     ("gauge", "rlvr_clipped_tokens_ratio", "ratio", "Share of the last step's tokens whose ratio was clipped."),
     ("gauge", "rlvr_logprob_gap_nats", "nats", "Mean absolute gap between the sampler's and the learner's logprobs in the last step."),
-    ("gauge", "rlvr_gradient_norm", "norm", "Global gradient norm of the last update, before clipping."),
-    ("gauge", "rlvr_learning_rate", "rate", "Learning rate of the last update."),
+    ("gauge", "rlvr_gradient_norm", "norm", "Largest global gradient norm of the last step, before clipping."),
+    ("gauge", "rlvr_learning_rate", "rate", "Learning rate of the last step."),
     ("histogram", "rlvr_weight_broadcast_seconds", "seconds", "Seconds from the start of a broadcast to the last receiver's digest.", _SECONDS),
-    ("counter", "rlvr_weight_bytes_sent_total", "bytes", "Bytes of weights sent, once for each receiver."),
+    ("counter", "rlvr_weight_bytes_sent_total", "bytes", "Bytes of weights broadcast."),
     ("counter", "rlvr_broadcast_failures_total", "broadcasts", "Broadcasts that missed their deadline, lost a peer or ended in another digest."),
     ("histogram", "rlvr_checkpoint_seconds", "seconds", "Seconds of one checkpoint.", _SECONDS),
 )
@@ -138,7 +141,6 @@ _CONTROLLER = _specs(
     Role.CONTROLLER,
     ("gauge", "rlvr_actors", "actors", "Actors alive, by part.", {"part": Role}),
     ("counter", "rlvr_actors_lost_total", "actors", "Actors that died, by part.", {"part": Role}),
-    ("gauge", "rlvr_broadcast_receivers", "generators", "Generators in the broadcast's group."),
     ("gauge", "rlvr_accuracy_ratio", "ratio", "Accuracy of the newest evaluation.", {"split": EvalSplit}),
     ("gauge", "rlvr_evaluated_version", "steps", "Step of the version that the newest evaluation measured.", {"split": EvalSplit}),
     ("histogram", "rlvr_evaluation_seconds", "seconds", "Seconds of one evaluation.", _SECONDS),
@@ -156,6 +158,7 @@ class Registry:
         self.role, self.replica = Role(role), replica
         self.collectors = CollectorRegistry()
         self._metrics = {spec.name: _make(spec, self.collectors) for spec in CATALOGUE if spec.role == self.role}
+        self._totals: dict[tuple[object, ...], float] = {}
         self._server: Any = None
         ProcessCollector(registry=self.collectors)
 
@@ -170,6 +173,14 @@ class Registry:
     def histogram(self, name: str, **labels: str) -> Histogram:
         """The histogram of that name, with the same refusals."""
         return self._find(Histogram, name, labels)
+
+    def raise_to(self, name: str, total: float, **labels: str) -> None:
+        """Bring a counter to a total that somebody else counts; a lower total, as after a restart, changes nothing."""
+        key = (name, *sorted(labels.items()))
+        growth = total - self._totals.get(key, 0.0)
+        if growth > 0:
+            self.counter(name, **labels).inc(growth)
+            self._totals[key] = total
 
     def serve(self, bind: str, port: int = 0) -> int:
         """Serve `/metrics` on a thread; returns the port, a free one where 0 is asked. Raises UserError where it cannot be had."""

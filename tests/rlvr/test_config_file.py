@@ -5,12 +5,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlvr.config import Config, EvaluationSet
 from rlvr.config_file import dump_config, explain, load_config, parse_config
 from rlvr.errors import ConfigError
+
+settings.load_profile("ci")  # no deadlines, which a busy machine would miss, and the same examples each time
 
 HERE = Path("/runs/here")
 
@@ -43,7 +45,7 @@ def test_an_empty_run_file_is_all_defaults() -> None:
         ("[[evaluation.sets]]\nfile='a'\nfiles=1", "unknown key evaluation.sets[].files; did you mean evaluation.sets[].file?"),
         ("run = 3", "run is a table, written [run] once, got 3"),
         ("[[run]]\nseed = 1", "run is a table, written [run] once, got [{seed = 1}]"),
-        ("[evaluation.sets]\nfile = 'a'", 'evaluation.sets must be a list of tables, each headed by double brackets, got a table'),
+        ("[evaluation.sets]\nfile = 'a'", "evaluation.sets must be a list of tables, each headed by double brackets, got a table"),
         ("[run]\nseed = -1", "run.seed must be an integer >= 0, got -1"),
         ("[run]\nseed = true", "run.seed must be an integer >= 0, got true"),
         ("[run]\nseed = 1.0", "run.seed must be an integer >= 0, got 1.0"),
@@ -178,6 +180,14 @@ def test_every_key_is_explained_with_type_and_meaning_and_its_default_is_toml() 
             assert parse(f"{key.name} = {key.default}") == Config()
         elif key.default:
             tomllib.loads(f"value = {key.default}")
+
+
+def test_numbers_are_explained_with_their_unit() -> None:
+    units = {key.name: key.unit for key in explain() if key.unit}
+    assert units["queue.lease_s"] == "seconds"
+    assert units["run.keep_rollouts_gib"] == "GiB"
+    assert units["rollout.max_completion_tokens"] == "tokens"
+    assert "rollout.stop_tokens" not in units
 
 
 def test_the_explained_keys_are_the_keys_of_the_dump() -> None:

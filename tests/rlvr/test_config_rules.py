@@ -18,7 +18,7 @@ def parse(text: str) -> Config:
     ("text", "reason"),
     [
         ("[advantage]\nestimator='gae'", '"gae" is not built yet; "grpo" is'),
-        ("[objective]\nimportance_cap=2.0", "importance_cap needs objective.old_logprobs = \"recomputed\""),
+        ("[objective]\nimportance_cap=2.0", 'importance_cap needs objective.old_logprobs = "recomputed"'),
         ("[objective]\nold_logprobs='recomputed'", r"leaves stale rollouts uncorrected: .*max_staleness = 0 \(it is 2\)"),
         ("[rollout]\ntop_p=0.9", "top_p = 0.9 and rollout.top_k = -1 cut the support"),
         ("[rollout]\ntop_k=20", "cut the support"),
@@ -35,7 +35,7 @@ def parse(text: str) -> Config:
         ("[prompts]\nproblems=['a','b']\nproblems_per_step=3", "problems_per_step must be at most the number of problems, 2, got 3"),
         ("[prompts]\nproblems=[]", "prompts.problems is empty"),
         ("[prompts]\nproblems=['a','b','a']", "names 'a' twice"),
-        ("[queue]\nwindow=2", "queue.window must be > 0 with queue.order = \"window\" and 0 otherwise"),
+        ("[queue]\nwindow=2", 'queue.window must be > 0 with queue.order = "window" and 0 otherwise'),
         ("[queue]\norder='window'", "queue.window must be > 0"),
         ("[verifiers]\nwall_s=0.5", "wall_s must be at least verifiers.cpu_budget_s, 1, got 0.5"),
         ("[run]\nname='../x'", "run.name names a folder"),

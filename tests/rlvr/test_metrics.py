@@ -82,6 +82,15 @@ def test_what_the_catalogue_does_not_give_is_refused() -> None:
             attempt()
 
 
+def test_a_counter_is_raised_to_a_total_and_never_falls() -> None:
+    registry = Registry(role="queue", replica="queue")
+    for total in (3, 5, 5, 2, 6):
+        registry.raise_to("rlvr_rollouts_dropped_total", total, reason="stale")
+    assert registry.collectors.get_sample_value("rlvr_rollouts_dropped_total", {"reason": "stale"}) == 6.0
+    with pytest.raises(ValueError, match="no counter rlvr_slots"):
+        registry.raise_to("rlvr_slots", 1)
+
+
 def test_registries_of_one_process_do_not_meet() -> None:
     first, second = (Registry(role="learner", replica=f"learner-{rank}") for rank in range(2))
     first.gauge("rlvr_learner_step").set(5)

@@ -6,7 +6,7 @@ import statistics
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlvr.advantages import grpo
@@ -16,6 +16,8 @@ from rlvr.passk import pass_at_k, wilson_interval
 from rlvr.records import Version
 from rlvr.seeds import derive_seed
 from rlvr.staleness import oldest_allowed_step, staleness
+
+settings.load_profile("ci")  # no deadlines, which a busy machine would miss, and the same examples each time
 
 REWARDS = st.lists(st.tuples(st.integers(0, 4), st.sampled_from([0.0, 1.0, 0.1, -1.0, 0.3])), min_size=1, max_size=40)
 

@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlvr.config import PromptsConfig
 from rlvr.errors import ConfigError, ProblemError
 from rlvr.problems import Problem, load_problems, render, select, shipped_problems, training_problems
+
+settings.load_profile("ci")  # no deadlines, which a busy machine would miss, and the same examples each time
 
 SUFFIX = PromptsConfig().user_suffix
 SUM = Problem(id="sum", prompt="2+2=?", answer="4")

@@ -3,12 +3,14 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlvr.config import AdvantageConfig, Config, PromptsConfig, RolloutConfig, RunConfig
 from rlvr.problems import Problem
 from rlvr.step_plan import StepPlanner
+
+settings.load_profile("ci")  # no deadlines, which a busy machine would miss, and the same examples each time
 
 
 def problems(number: int) -> list[Problem]:

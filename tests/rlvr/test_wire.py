@@ -7,7 +7,7 @@ import zlib
 import msgpack
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlvr import wire
@@ -24,6 +24,8 @@ from rlvr.records import (
     Version,
     VersionSpan,
 )
+
+settings.load_profile("ci")  # no deadlines, which a busy machine would miss, and the same examples each time
 
 TEXT = st.text(st.characters(exclude_categories=()), max_size=40)  # lone surrogates included
 VERSIONS = st.builds(Version, lineage=st.integers(0, 9), step=st.integers(0, 10**6))
