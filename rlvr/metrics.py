@@ -123,7 +123,7 @@ _LEARNER = _specs(
     ("counter", "rlvr_learner_wait_seconds_total", "seconds", "Seconds for which the learner waited for a batch."),
     ("histogram", "rlvr_train_seconds", "seconds", "Seconds of one training step.", _SECONDS),
     ("gauge", "rlvr_reward_mean", "reward", "Mean reward of the last batch."),
-    ("gauge", "rlvr_informative_groups_ratio", "ratio", "Share of the last batch's groups with an advantage that is not 0."),
+    ("gauge", "rlvr_uniform_groups_ratio", "ratio", "Share of the last batch's groups whose rewards are all equal, so that they teach nothing."),
     ("gauge", "rlvr_truncated_ratio", "ratio", "Share of the last batch's completions that were cut at a limit."),
     ("gauge", "rlvr_loss", "nats", "Loss of the last step."),
     ("gauge", "rlvr_entropy_nats", "nats", "Mean entropy of a completion token in the last step."),
