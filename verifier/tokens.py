@@ -1,0 +1,222 @@
+"""Normalised LaTeX or plain text as a flat list of tokens.
+
+Owns the words of the language: which commands are style (dropped), which are operators, functions, Greek letters, which brackets. One pass of one
+regular expression without nested repetition. Called by the grammar.
+"""
+
+import re
+from typing import NamedTuple
+
+from verifier.units import UNITS
+
+MAX_TOKENS = 512
+MAX_BRACES = 40
+
+_STYLES = (
+    "displaystyle textstyle scriptstyle scriptscriptstyle left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr bigm middle limits nolimits "
+    "bf it rm sf tt em boldmath normalsize large Large small tiny huge Huge mathstrut strut nonumber notag hfill centering quad qquad hspace* ensuremath mathopen mathclose mathrel "
+    "mathbin mathord bfseries itshape rmfamily cal"
+)
+DROPPED = frozenset("\\" + name for name in _STYLES.split()) | frozenset(("\\,", "\\;", "\\:", "\\!", "\\ ", "\\/", "\\>", "\\\n", "\\(", "\\)", "\\[", "\\]"))
+_UPRIGHT = frozenset("\\" + name for name in "text mbox textrm textnormal textup mathrm operatorname textit textbf textsf texttt emph mathit hbox mathsf mathtt".split())
+_WRAPPED = frozenset("\\" + name for name in "mathbf boldsymbol bm mathcal mathscr mathfrak vec hat tilde underline boxed fbox fcolorbox pmb smash mathnormal".split())
+MARKED = frozenset(("\\vec", "\\hat", "\\tilde", "\\underline"))
+_COLOURS = re.compile(r"\\(?:text)?color\s*(?:\[[a-z]*\]\s*)?\{[A-Za-z0-9!,. ]{0,40}\}|\\hspace\*?\s*\{[^{}]{0,20}\}|\\(?:label|tag)\*?\s*\{[^{}]{0,40}\}")
+GREEK = frozenset(
+    "\\" + name
+    for name in "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi pi rho varrho sigma tau upsilon phi varphi chi psi omega "
+    "Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar".split()
+)
+_GREEK_WORDS = frozenset("alpha beta gamma delta epsilon theta lambda mu pi rho sigma tau phi omega".split())
+FUNCTIONS: dict[str, str] = {
+    **{name: name for name in "sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan arccot arcsec arccsc ln log lg exp max min gcd lcm det Re Im arg deg".split()},
+    **{"asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan", "ctg": "cot", "cosec": "csc", "arctg": "arctan", "sgn": "sign", "sign": "sign", "mod": "mod", "abs": "abs"},
+    **{"arcsinh": "arsinh", "arccosh": "arcosh", "arctanh": "artanh", "asinh": "arsinh", "acosh": "arcosh", "atanh": "artanh", "arsinh": "arsinh", "arcosh": "arcosh", "artanh": "artanh"},
+    **{"floor": "floor", "ceil": "ceil", "sqrt": "sqrt", "cbrt": "cbrt", "binom": "binom", "cis": "cis", "LCM": "lcm", "GCD": "gcd", "bmod": "mod"},
+}  # fmt: skip
+_OPERATORS: dict[str, str] = {
+    "\\cdot": "*", "\\times": "*", "\\ast": "*", "\\bullet": "*", "\\div": "/", "\\pm": "+-", "\\mp": "-+", "\\le": "<=", "\\leq": "<=", "\\leqslant": "<=", "\\leqq": "<=", "\\lt": "<",
+    "\\ge": ">=", "\\geq": ">=", "\\geqslant": ">=", "\\geqq": ">=", "\\gt": ">", "\\ne": "!=", "\\neq": "!=", "\\in": "in", "\\approx": "~", "\\simeq": "~", "\\doteq": "~", "\\equiv": "===",
+    "\\cup": "cup", "\\bigcup": "cup", "\\cap": "cap", "\\setminus": "minus", "\\backslash": "minus", "\\lvert": "|", "\\rvert": "|", "\\vert": "|", "\\mid": "|", "\\lVert": "||",
+    "\\rVert": "||", "\\Vert": "||", "\\|": "||", "\\{": "{{", "\\}": "}}", "\\lbrace": "{{", "\\rbrace": "}}", "\\langle": "<<", "\\rangle": ">>", "\\lfloor": "lfloor", "\\rfloor": "rfloor",
+    "\\lceil": "lceil", "\\rceil": "rceil", "\\colon": ":", "\\land": "and", "\\wedge": "and", "\\lor": "or", "\\vee": "or", "\\lbrack": "[", "\\rbrack": "]", "\\lparen": "(", "\\rparen": ")",
+    "\\%": "%", "\\end": "\\end", "\\degree": "deg", "\\$": "$", "\\\\": "\\\\", "\\to": "to", "\\rightarrow": "to", "\\prime": "'", "\\not": "not", "\\notin": "notin", "\\sim": "sim", "\\implies": "implies",
+    "\\Rightarrow": "implies", "\\&": "text&", "\\pmod": "pmod", "\\euro": "euro", "\\pounds": "pounds", "\\textdollar": "$", "\\dollar": "$", "\\textdegree": "deg",
+    "**": "^", "<=": "<=", ">=": ">=", "!=": "!=", "=<": "<=", "=>": ">=", "==": "=", ":=": "=", "+/-": "+-", "+-": "+-", "-+": "-+",
+}  # fmt: skip
+_STRUCTURES = frozenset(
+    "\\" + name
+    for name in "frac dfrac tfrac cfrac nicefrac sfrac sqrt cbrt root binom dbinom tbinom choose over overline bar dot begin sum prod int iint lim infty emptyset varnothing "
+    "angle triangle mathbb overrightarrow circ log_ dots ldots cdots measuredangle".split()
+)
+_LEFT_EMPTY = re.compile(r"\\(?:left|right)\s*\.")
+_TOKEN = re.compile(
+    r"""(?P<space>[ \t\r\n~]+)
+    |(?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+(?![\w^{.]))?)
+    |(?P<command>\\(?:[A-Za-z]+|.|\n))
+    |(?P<letters>[A-Za-z]+)
+    |(?P<operator>\*\*|<=|>=|!=|=<|=>|==|:=|\+/-|\+-|-\+|[-+*/^_=<>(){}\[\]|,;:!&'%$])
+    |(?P<other>.)""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+class Token(NamedTuple):
+    kind: str
+    """number, name, word, text, function, structure, or the operator itself."""
+    value: str
+    spaced: bool
+    """True if space stands before it."""
+
+
+END = Token("end", "", False)
+
+
+def tokenize(text: str) -> list[Token] | None:
+    """Tokens of a normalised answer; None when there are too many or a sign has no meaning here."""
+    if "\\" in text:
+        text = _LEFT_EMPTY.sub(" ", text)
+        if "color" in text or "space" in text or "label" in text or "\\tag" in text:
+            text = _COLOURS.sub(" ", text)
+    tokens: list[Token] = []
+    spaced = False
+    position, size = 0, len(text)
+    while position < size:
+        match = _TOKEN.match(text, position)
+        if match is None:
+            return None
+        start, position = position, match.end()
+        group, value = match.lastgroup, match.group()
+        if group == "space":
+            spaced = True
+            continue
+        if group == "command":
+            if value in DROPPED:
+                spaced = spaced or value not in ("\\!", "\\left", "\\right")
+                continue
+            if value in _UPRIGHT:
+                content, position = _braced(text, position)
+                if content is None or not _add_upright(tokens, content, spaced, 0):
+                    return None
+                spaced = False
+                continue
+            token = _command(value, spaced)
+            if token is None:
+                if value not in _WRAPPED:
+                    return None
+                if value in MARKED:
+                    tokens.append(Token("structure", value, spaced))
+                continue
+        elif group == "number":
+            token = Token("number", value, spaced)
+        elif group == "letters":
+            token = _letters(value, spaced)
+        elif group == "operator":
+            token = Token(_OPERATORS.get(value, value), value, spaced)
+        else:
+            if value not in '"?.`@#' and not value.isalpha():
+                return None
+            token = Token("text", value, spaced)
+        if value == "$" and _is_math_mark(text, start):
+            spaced = True
+            continue
+        tokens.append(token)
+        spaced = False
+        if len(tokens) > MAX_TOKENS:
+            return None
+    return tokens
+
+
+def _is_math_mark(text: str, start: int) -> bool:
+    """A dollar sign that opens or closes math, not money: the text holds two of them, or it stands at the end."""
+    return text.replace("\\$", "").count("$") > 1 or start == len(text) - 1
+
+
+def _command(value: str, spaced: bool) -> Token | None:
+    operator = _OPERATORS.get(value)
+    if operator is not None:
+        return Token(operator, value, spaced)
+    if value in GREEK:
+        return Token("name", value, spaced)
+    function = FUNCTIONS.get(value[1:])
+    if value in _STRUCTURES or function in ("sqrt", "cbrt", "binom"):
+        return Token("structure", value, spaced)
+    if function is not None:
+        return Token("function", function, spaced)
+    return None
+
+
+def _letters(value: str, spaced: bool) -> Token:
+    if len(value) == 1:
+        return Token("name", value, spaced)
+    if value in _GREEK_WORDS:
+        return Token("name", "\\" + value, spaced)
+    if value in ("infinity", "inf", "Infinity", "oo"):
+        return Token("structure", "\\infty", spaced)
+    function = FUNCTIONS.get(value)
+    if function in ("sqrt", "cbrt"):
+        return Token("structure", "\\" + function, spaced)
+    if function is not None and value not in ("deg", "arg", "mod", "sign", "max", "min") or value in ("max", "min", "mod"):
+        return Token("function", function or value, spaced)
+    if value in ("and", "or"):
+        return Token(value, value, spaced)
+    return Token("word", value, spaced)
+
+
+def _braced(text: str, position: int) -> tuple[str | None, int]:
+    """What stands between the next balanced braces, and where they end."""
+    while position < len(text) and text[position] in " \t\r\n":
+        position += 1
+    if position >= len(text):
+        return None, position
+    if text[position] != "{":
+        return text[position], position + 1
+    depth = 0
+    for end in range(position, len(text)):
+        if text[end] == "{":
+            depth += 1
+        elif text[end] == "}":
+            depth -= 1
+            if depth == 0:
+                return text[position + 1 : end], end + 1
+    return None, position
+
+
+_PLAIN_NUMBER = re.compile(r"[\d\s.,:+\-*/=()$%]*\Z")
+_PIECE = re.compile(r"\s*([A-Za-z][A-Za-z'.\-]*|\d+(?:\.\d+)?|[^\sA-Za-z\d])(\s*)")
+
+
+def _add_upright(tokens: list[Token], content: str, spaced: bool, depth: int) -> bool:
+    """Append what an upright command holds: numbers and signs as math, connectives and words as they are."""
+    content = content.replace("~", " ").replace("\\ ", " ").replace("\\,", " ").replace("$", " ")
+    spaced = spaced or content[:1].isspace()
+    if "\\" in content or "{" in content or _PLAIN_NUMBER.match(content) is not None:
+        inner = tokenize(content) if depth < 4 and len(content) < MAX_CHARACTERS_UPRIGHT else None
+        if inner is None:
+            return False
+        tokens.extend(inner)
+        return len(tokens) <= MAX_TOKENS
+    for match in _PIECE.finditer(content):
+        value = match.group(1)
+        word = value.rstrip(".") if value[0].isalpha() and value.lower() not in ("p.m.", "a.m.") else value
+        lower = word.lower()
+        if lower in ("and", "or"):
+            tokens.append(Token(lower, lower, True))
+        elif FUNCTIONS.get(word) and word not in UNITS:
+            function = FUNCTIONS[word]
+            tokens.append(Token("structure", "\\" + function, spaced) if function in ("sqrt", "cbrt", "binom") else Token("function", function, spaced))
+        elif len(word) == 1 and word.isalpha():
+            tokens.append(Token("upright", word, spaced))
+        elif value[0].isdigit():
+            tokens.append(Token("number", value, spaced))
+        elif value in ",;:()!-+=/*%":
+            tokens.append(Token(value, value, spaced))
+        else:
+            tokens.append(Token("text", word, spaced))
+        spaced = bool(match.group(2))
+        if len(tokens) > MAX_TOKENS:
+            return False
+    return True
+
+
+MAX_CHARACTERS_UPRIGHT = 512
