@@ -45,6 +45,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 def parse_config(text: str, overrides: Sequence[str] = (), *, folder: Path) -> Config:
     """As `load_config`, from the text of a run file that lies in `folder`."""
     try:
+        return _parse(text, overrides, folder)
+    except ConfigError as error:
+        raise ConfigError(_printable(str(error))) from error
+
+
+def _parse(text: str, overrides: Sequence[str], folder: Path) -> Config:
+    try:
         plain = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"this is not TOML: {error}") from error
@@ -132,6 +139,11 @@ def _show(value: Any) -> str:
     return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
+def _printable(message: str) -> str:
+    """One line, whatever the run file's names hold."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in message)
+
+
 def _apply(override: str, plain: Plain) -> None:
     """Write one `K=V` into the plain tables; V is TOML, or bare text where K takes a string."""
     name, equals, text = override.partition("=")
@@ -176,7 +188,7 @@ def _value(name: str, text: str, kind: inspect.Type) -> Any:
         return parsed["value"]
     if is_text:
         return text
-    raise ConfigError(f"{name} must be {requirement(kind)}, got {' '.join(text.split())}")
+    raise ConfigError(f"{name} must be {requirement(kind)}, got {text}")
 
 
 def _first_key_of(table: str) -> str:

@@ -12,6 +12,9 @@ from rlvr.config import Config, EvaluationSet
 from rlvr.config_paths import check_files
 from rlvr.errors import ConfigError
 
+RESERVED_SET = "train"
+"""Evaluation of the training problems themselves."""
+
 
 def check(config: Config) -> None:
     """Raise ConfigError, one sentence, for the first combination of settings that cannot work."""
@@ -77,6 +80,8 @@ def _evaluation_sets(config: Config) -> None:
     names = [name for one in config.evaluation.sets for name in one.names]
     if len(set(names)) < len(names):
         raise ConfigError(f"evaluation.sets has two sets with the name {_first_double(names)!r}")
+    if RESERVED_SET in names:
+        raise ConfigError(f"evaluation.sets: the name {RESERVED_SET!r} is kept for the training problems, which every run evaluates too")
     for one in config.evaluation.sets:
         if one.temperature == 0.0 and one.samples_per_problem > 1:
             raise ConfigError(

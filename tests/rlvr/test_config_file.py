@@ -2,9 +2,11 @@
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +31,13 @@ def refusal(text: str = "", *overrides: str) -> str:
     return message
 
 
+def parsed_or_refusal(text: str, *overrides: str) -> Config | str:
+    try:
+        return parse(text, *overrides)
+    except ConfigError as error:
+        return str(error)
+
+
 def test_an_empty_run_file_is_all_defaults() -> None:
     assert parse() == Config()
 
@@ -43,6 +52,7 @@ def test_an_empty_run_file_is_all_defaults() -> None:
         ("[zzz]", "unknown key zzz; `firesteel config` lists every key"),
         ('"run.seed" = 4', 'unknown key "run.seed": a dotted name is written without quotes'),
         ("[[evaluation.sets]]\nfile='a'\nfiles=1", "unknown key evaluation.sets[].files; did you mean evaluation.sets[].file?"),
+        ('[run]\n"a\\nb" = 4', "unknown key run.a\\nb; did you mean run.name?"),
         ("run = 3", "run is a table, written [run] once, got 3"),
         ("[[run]]\nseed = 1", "run is a table, written [run] once, got [{seed = 1}]"),
         ("[evaluation.sets]\nfile = 'a'", "evaluation.sets must be a list of tables, each headed by double brackets, got a table"),
@@ -120,7 +130,7 @@ def test_a_later_override_wins_over_an_earlier_one_and_over_the_file() -> None:
         ("run.seed.x=1", "run.seed must be an integer >= 0, got a table"),
         ("run.seed=one", "run.seed must be an integer >= 0, got one"),
         ("run.seed=-1", "run.seed must be an integer >= 0, got -1"),
-        ("run.seed=1\nx=2", "run.seed must be an integer >= 0, got 1 x=2"),
+        ("run.seed=1\nx=2", "run.seed must be an integer >= 0, got 1\\nx=2"),
         ("prompts.problems=pi_1", "prompts.problems must be a list, each item a string, got pi_1"),
         ("optimizer.schedule=3", 'optimizer.schedule must be one of "constant", "cosine", "linear", got "3"'),
         (
@@ -168,6 +178,40 @@ def test_any_text_and_number_survives_the_dump(text: str, rate: float, seed: int
     plain = {"prompts": {"user_suffix": text, "answers": {text: text}}, "optimizer": {"learning_rate": rate}, "run": {"seed": seed}}
     config = msgspec.convert(plain, Config)
     assert parse(dump_config(config)) == config
+
+
+SCALARS = st.none() | st.booleans() | st.integers(-2, 2**70) | st.floats() | st.text(max_size=5) | st.dates() | st.just("0.5")
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2), max_leaves=4)
+KEYS = st.sampled_from([key.name.replace("[]", "") for key in explain()]) | st.sampled_from(
+    ["run", "evaluation.sets", "x", "run.x", "prompts.answers.a.b"]
+)
+
+
+@given(st.dictionaries(KEYS, VALUES, max_size=3))
+def test_whatever_a_run_file_holds_it_loads_or_is_refused_in_one_sentence(values: dict[str, object]) -> None:
+    plain: dict[str, Any] = {}
+    for name, value in values.items():
+        *path, last = name.split(".")
+        table = plain
+        for word in path:
+            inner = table.setdefault(word, {})
+            table = inner if isinstance(inner, dict) else table
+        table[last] = value
+    try:
+        text = tomli_w.dumps(plain)
+    except TypeError:  # no TOML: a null
+        return
+    outcome = parsed_or_refusal(text)
+    if isinstance(outcome, Config):
+        assert parse(dump_config(outcome)) == outcome
+    else:
+        assert "\n" not in outcome
+
+
+@given(KEYS | st.text(max_size=5), st.text(max_size=12) | SCALARS.map(str) | st.sampled_from(["[1]", "[{}]", "{a=1}", "['a']", "'", "\n", "a\nb"]))
+def test_whatever_an_override_holds_it_is_taken_or_refused_in_one_sentence(name: str, value: str) -> None:
+    outcome = parsed_or_refusal("", f"{name}={value}")
+    assert isinstance(outcome, Config) or "\n" not in outcome
 
 
 def test_every_key_is_explained_with_type_and_meaning_and_its_default_is_toml() -> None:

@@ -42,6 +42,7 @@ def parse(text: str) -> Config:
         ("[rollout]\nstop_tokens=['']", "empty string"),
         ("[metrics]\nbind=' '", "metrics.bind must be an address"),
         ("[[evaluation.sets]]\nfile='a'\nsamples_per_problem=8", "the same completion 8 times"),
+        ("[[evaluation.sets]]\nfile='train.jsonl'", "the name 'train' is kept for the training problems"),
         ("[run]\ndeterministic=true", "run.deterministic = true needs rollout.max_staleness = 0, got 2"),
         ("[run]\ndeterministic=true\n[rollout]\nmax_staleness=0\n[generators]\ncount=2", "needs generators.count = 1, got 2"),
         ("[run]\ndeterministic=true\n[rollout]\nmax_staleness=0\n[generators]\nthreads=2", "needs generators.threads = 1, got 2"),
