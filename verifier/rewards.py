@@ -16,8 +16,8 @@ import msgspec
 from rlvr.config import RewardConfig
 from rlvr.errors import UserError
 from rlvr.records import VerdictKind
+from verifier.answers import literal_value, parse
 from verifier.extract import extract
-from verifier.grammar import literal_value, parse
 
 ENTRY_POINTS = "firesteel.rewards"
 

@@ -1,16 +1,13 @@
 """The verifier: completions and gold answers in, verdicts out, in order, from any thread, whatever the text.
 
-Owns the way of one completion: extraction, memo, the parent's own exact comparison, the sandboxed worker, the reward. Called by the verifier actors,
-the evaluation and `firesteel verify`. Never imports sympy; a hang, a crash or a lie behind it is a verdict kind, never an exception.
+Owns the workers' life, the rewards and the counts; `judging` owns the way of one completion. Called by the verifier actors, the evaluation and
+`firesteel verify`. Never imports sympy; a hang, a crash or a lie behind it is a verdict kind, never an exception.
 """
 
 import collections
-import concurrent.futures
-import functools
 import logging
 import os
 import threading
-import time
 from collections.abc import Sequence
 from typing import Self
 
@@ -18,27 +15,23 @@ import msgspec
 
 from rlvr.config import Config, RewardConfig, VerifiersConfig
 from rlvr.errors import SandboxError, UserError
-from rlvr.records import Unverified, Verdict, VerdictKind
+from rlvr.records import Unverified, Verdict
 from verifier import rewards
-from verifier.compare import settle
-from verifier.extract import extract
-from verifier.grammar import literal_value, parse, parse_gold
-from verifier.nodes import Node, encode
+from verifier.compare import RULES_VERSION
+from verifier.judging import Judgement, Judging
 from verifier.sandbox import sentinels
 from verifier.sandbox.crew import CrewSettings
 from verifier.sandbox.lock import LAYERS, Limits
 from verifier.sandbox.pool import Pool
 from verifier.sandbox.protocol import Question, rules_number
-from verifier.sandbox.tasks import Settled, Task
+from verifier.sandbox.tasks import Task
 from verifier.sandbox.zygote import Setup
-from verifier.version import RULES_VERSION
 
 logger = logging.getLogger(__name__)
 
-_MAX_REMEMBERED = 200_000
-_MAX_GOLDS = 4_096
 _LIFETIME_CPU_S = 600
 _ESSENTIAL = ("rlimits", "parent_death", "no_new_privs")
+_MAX_REWARD_TEXT = 1 << 18
 
 
 class Layer(msgspec.Struct, frozen=True):
@@ -54,34 +47,21 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
 
     kinds: dict[str, int]
     stages: dict[str, int]
-    """cache, parent, worker"""
+    """Verdicts by cache, parent and worker."""
     rules: dict[str, int]
-    """By the rule that decided, cache hits left out."""
+    """Verdicts by the rule that decided, those from the cache left out."""
     kills: dict[str, int]
     """Workers given up, by reason; `recycled` is no fault."""
-    cache_hits: int
     workers: int
     waiting: int
+    """Comparisons that no worker has yet."""
     forks: int
     ready_seconds: float
+    """Sum over all forks of the seconds until the worker was ready."""
     zygotes: int
     retried: int
     misjudged: int
-    """Verdicts that came out otherwise when a worker that judged them was found broken."""
-
-
-class _Judgement(msgspec.Struct, frozen=True):
-    kind: VerdictKind
-    rule: str
-    stage: str
-    seconds: float
-
-
-class _Pending(msgspec.Struct):
-    """A comparison in a worker, shared by all completions with the same answer."""
-
-    task: Task
-    key: tuple[str, str]
+    """Verdicts that came out otherwise when the worker that gave them was found broken."""
 
 
 class Verifier:
@@ -89,20 +69,15 @@ class Verifier:
 
     def __init__(self, verifiers: VerifiersConfig | None = None, reward: RewardConfig | None = None, *, seed: int = 0) -> None:
         self._verifiers = verifiers or VerifiersConfig()
-        self._config = reward or RewardConfig()
-        self._reward = rewards.built_in(self._config, seed=seed)
-        self._users_reward = "" if self._reward else rewards.users_reward(self._config.kind)
-        self._memo: collections.OrderedDict[tuple[str, str], tuple[VerdictKind, str]] = collections.OrderedDict()
-        self._golds: collections.OrderedDict[str, Node | str] = collections.OrderedDict()
-        self._pending: dict[tuple[str, str], _Pending] = {}
+        config = reward or RewardConfig()
+        self._judging = Judging(config)
+        self._pool = Pool(self._crew(Setup(limits=self._limits(), reward="")))
+        self._reward = rewards.built_in(config, seed=seed)
+        self._reward_pool = None if self._reward else Pool(self._crew(Setup(limits=self._limits(), reward=rewards.users_reward(config.kind))))
+        self._layers: tuple[Layer, ...] = ()
         self._kinds: collections.Counter[str] = collections.Counter()
         self._stages: collections.Counter[str] = collections.Counter()
-        self._rules: collections.Counter[str] = collections.Counter()
-        self._num_misjudged = 0
         self._lock = threading.Lock()
-        self._layers: tuple[Layer, ...] = ()
-        self._pool = Pool(self._pool_settings())
-        self._reward_pool = Pool(self._pool_settings(reward=self._users_reward)) if self._users_reward else None
 
     @classmethod
     def for_training(cls, config: Config) -> Self:
@@ -120,7 +95,7 @@ class Verifier:
             errnos = self._pool.start()
             if self._reward_pool is not None:
                 self._reward_pool.start()
-            self._layers = tuple(Layer(name, errno == 0, _reason(errno)) for name, errno in zip(LAYERS, errnos, strict=True))
+            self._layers = tuple(Layer(name, errno == 0, os.strerror(errno) if errno else "") for name, errno in zip(LAYERS, errnos, strict=True))
             self._refuse_or_report()
         except BaseException:
             self.close()
@@ -141,17 +116,17 @@ class Verifier:
 
     def verify_many(self, cases: Sequence[Unverified]) -> list[Verdict]:
         """One verdict a case, in the same order; blocks until all are there. Raises SandboxError when no worker can be had any more."""
-        begun = [self._begin(case) for case in cases]
-        judged = [self._finish(case, answer, step) for case, (answer, step) in zip(cases, begun, strict=True)]
-        verdicts = self._rewarded(cases, judged)
+        begun = [self._judging.begin(case.text, case.gold, self._pool) for case in cases]
+        judged = [self._judging.end(each) for each in begun]
+        verdicts = self._rewarded(cases, judged) if self._reward_pool is None else self._rewarded_by_user(cases, judged, self._reward_pool)
         with self._lock:
-            self._kinds.update(verdict.kind for verdict in verdicts)
+            self._kinds.update(verdict.kind.value for verdict in verdicts)
             self._stages.update(verdict.stage for verdict in verdicts)
         return verdicts
 
     def check_gold(self, gold: str) -> str | None:
         """Why `gold` cannot be a gold answer, in one sentence; None when it can."""
-        node = self._gold(gold)
+        node = self._judging.gold(gold)
         return node if isinstance(node, str) else None
 
     def layers(self) -> tuple[Layer, ...]:
@@ -164,154 +139,56 @@ class Verifier:
             return Stats(
                 kinds=dict(self._kinds),
                 stages=dict(self._stages),
-                rules=dict(self._rules),
+                rules=dict(self._judging.rules),
                 kills=dict(counts.losses),
-                cache_hits=self._stages["cache"],
-                workers=len(self._pool.pids),
+                workers=len(self.worker_pids),
                 waiting=self._pool.num_waiting,
                 forks=counts.forks,
                 ready_seconds=counts.ready_seconds,
                 zygotes=counts.zygotes,
                 retried=counts.retried,
-                misjudged=self._num_misjudged,
+                misjudged=self._judging.num_misjudged,
             )
 
     @property
     def worker_pids(self) -> tuple[int, ...]:
+        """The workers that live now, the spare one included."""
         return self._pool.pids
 
-    # One completion.
-
-    def _begin(self, case: Unverified) -> tuple[str | None, "_Judgement | _Pending"]:
-        """The extracted answer, and its judgement or the comparison that is under way."""
-        started = time.perf_counter()
-        answer = extract(case.text, self._config.extract)
-        if answer is None:
-            return None, self._note(VerdictKind.NO_ANSWER, "extract", started)
-        key = (answer, case.gold)
-        with self._lock:
-            known = self._memo.get(key)
-            if known is not None:
-                self._memo.move_to_end(key)
-                return answer, _Judgement(known[0], known[1], "cache", time.perf_counter() - started)
-            pending = self._pending.get(key)
-        if pending is not None:
-            return answer, pending
-        return answer, self._compare(key, started)
-
-    def _compare(self, key: tuple[str, str], started: float) -> "_Judgement | _Pending":
-        answer, gold = key
-        gold_node = self._gold(gold)
-        if isinstance(gold_node, str):
-            return self._note(VerdictKind.SANDBOX, "gold", started)
-        node = parse(answer)
-        if node is None:
-            return self._remember(key, VerdictKind.NO_ANSWER, "grammar", started)
-        if self._config.literal and not literal_value(answer):
-            return self._remember(key, VerdictKind.WRONG, "literal", started)
-        decision = settle(node, gold_node, answer_text=answer, gold_text=gold)
-        if decision is not None:
-            return self._remember(key, VerdictKind(decision.kind), decision.stage, started)
-        return self._ask_worker(key, Task(Question.DECIDE, encode(node), encode(gold_node)))
-
-    def _ask_worker(self, key: tuple[str, str], task: Task) -> "_Pending":
-        with self._lock:
-            pending = self._pending.setdefault(key, _Pending(task, key))
-        if pending.task is task:
-            self._pool.submit([task])
-        return pending
-
-    def _finish(self, case: Unverified, answer: str | None, step: "_Judgement | _Pending") -> tuple[str | None, _Judgement]:
-        if isinstance(step, _Judgement):
-            return answer, step
-        settled = step.task.settled.result()
-        with self._lock:
-            is_first = self._pending.pop(step.key, None) is not None
-            if is_first:
-                self._rules[settled.stage] += 1
-                if not settled.kind.is_ours:
-                    self._keep(step.key, settled.kind, settled.stage)
-        return answer, _Judgement(settled.kind, settled.stage, "worker", settled.seconds)
-
-    def _note(self, kind: VerdictKind, rule: str, started: float) -> _Judgement:
-        with self._lock:
-            self._rules[rule] += 1
-        return _Judgement(kind, rule, "parent", time.perf_counter() - started)
-
-    def _remember(self, key: tuple[str, str], kind: VerdictKind, rule: str, started: float) -> _Judgement:
-        with self._lock:
-            self._keep(key, kind, rule)
-        return self._note(kind, rule, started)
-
-    def _keep(self, key: tuple[str, str], kind: VerdictKind, rule: str) -> None:
-        """Rules and grader are fixed for one verifier, so the key is the answer and its gold. Called under the lock."""
-        self._memo[key] = (kind, rule)
-        if len(self._memo) > _MAX_REMEMBERED:
-            self._memo.popitem(last=False)
-
-    def _gold(self, gold: str) -> Node | str:
-        """The gold's tree, or the sentence that says why there is none."""
-        with self._lock:
-            known = self._golds.get(gold)
-        if known is None:
-            try:
-                known = parse_gold(gold)
-            except ValueError as cause:
-                known = str(cause)
-            with self._lock:
-                self._golds[gold] = known
-                if len(self._golds) > _MAX_GOLDS:
-                    self._golds.popitem(last=False)
-        return known
-
-    # Rewards.
-
-    def _rewarded(self, cases: Sequence[Unverified], judged: Sequence[tuple[str | None, _Judgement]]) -> list[Verdict]:
-        if self._reward is not None:
-            return [self._verdict(case, answer, judgement, self._reward(_graded(case, answer, judgement)) if not judgement.kind.is_ours else None)
-                    for case, (answer, judgement) in zip(cases, judged, strict=True)]  # fmt: skip
-        return self._rewarded_by_user(cases, judged)
-
-    def _rewarded_by_user(self, cases: Sequence[Unverified], judged: Sequence[tuple[str | None, _Judgement]]) -> list[Verdict]:
-        assert self._reward_pool is not None
-        encode_graded = msgspec.msgpack.Encoder().encode
-        tasks = [
-            None if judgement.kind.is_ours else Task(Question.REWARD, encode_graded(_graded(case, answer, judgement)))
-            for case, (answer, judgement) in zip(cases, judged, strict=True)
+    def _rewarded(self, cases: Sequence[Unverified], judged: Sequence[Judgement]) -> list[Verdict]:
+        assert self._reward is not None
+        return [
+            _verdict(case, judgement, None if judgement.kind.is_ours else self._reward(_graded(case, judgement)))
+            for case, judgement in zip(cases, judged, strict=True)
         ]
-        self._reward_pool.submit([task for task in tasks if task is not None])
+
+    def _rewarded_by_user(self, cases: Sequence[Unverified], judged: Sequence[Judgement], pool: Pool) -> list[Verdict]:
+        """A reward that fails or hangs is a fault of ours, whatever the outcome was."""
+        tasks = [
+            None if judgement.kind.is_ours else Task(Question.REWARD, msgspec.msgpack.encode(_printable(_graded(case, judgement))))
+            for case, judgement in zip(cases, judged, strict=True)
+        ]
+        pool.submit([task for task in tasks if task is not None])
         verdicts = []
-        for case, (answer, judgement), task in zip(cases, judged, tasks, strict=True):
+        for case, judgement, task in zip(cases, judged, tasks, strict=True):
             settled = None if task is None else task.settled.result()
             if settled is not None and settled.kind.is_ours:
-                judgement = _Judgement(settled.kind, "reward", "worker", settled.seconds)
-            verdicts.append(self._verdict(case, answer, judgement, None if settled is None else settled.value))
+                judgement = Judgement(settled.kind, judgement.answer, "reward", "worker", settled.seconds)
+            verdicts.append(_verdict(case, judgement, None if settled is None else settled.value))
         return verdicts
 
-    @staticmethod
-    def _verdict(case: Unverified, answer: str | None, judgement: _Judgement, reward: float | None) -> Verdict:
-        return Verdict(
-            rollout_id=case.rollout_id,
-            lease_id=case.lease_id,
-            kind=judgement.kind,
-            reward=reward,
-            answer=answer,
-            seconds=judgement.seconds,
-            stage=judgement.stage,
-        )
+    def _limits(self) -> Limits:
+        return Limits(memory_bytes=self._verifiers.memory_mib << 20, lifetime_cpu_s=_LIFETIME_CPU_S)
 
-    # The sandbox.
-
-    def _pool_settings(self, *, reward: str = "") -> CrewSettings:
-        limits = Limits(memory_bytes=self._verifiers.memory_mib << 20, lifetime_cpu_s=_LIFETIME_CPU_S)
+    def _crew(self, setup: Setup) -> CrewSettings:
         return CrewSettings(
-            setup=Setup(limits=limits, reward=reward),
-            rules=rules_number("" if reward else RULES_VERSION),
+            setup=setup,
+            rules=rules_number("" if setup.reward else RULES_VERSION),
             num_workers=self._verifiers.workers,
             cpu_budget_s=self._verifiers.cpu_budget_s,
             wall_s=self._verifiers.wall_s,
-            draw_sentinels=tuple if reward else sentinels.draw,
-            recheck=self._recheck,
+            draw_sentinels=tuple if setup.reward else sentinels.draw,
+            recheck=lambda tasks: self._judging.judge_again(tasks, self._pool),
         )
 
     def _refuse_or_report(self) -> None:
@@ -323,31 +200,27 @@ class Verifier:
             if name in absent:
                 raise UserError(f"verifiers.require names {name}, which this machine does not have ({absent[name]}): run elsewhere or leave it out")
         for name, reason in absent.items():
-            logger.warning("the verifier's workers run without %s (%s); set verifiers.require to refuse that", name, reason)
-
-    def _recheck(self, tasks: Sequence[Task]) -> None:
-        """Forget what a broken worker judged, ask again, and count what comes out otherwise."""
-        with self._lock:
-            self._memo.clear()
-        for task in tasks:
-            fresh = Task(task.question, task.first, task.second)
-            fresh.settled.add_done_callback(functools.partial(self._count_misjudged, task.settled.result().kind))
-            self._pool.submit([fresh])
-
-    def _count_misjudged(self, before: VerdictKind, future: "concurrent.futures.Future[Settled]") -> None:
-        now = before if future.exception() else future.result().kind
-        if now != before:
-            with self._lock:
-                self._num_misjudged += 1
-            logger.error("a verdict %s of a broken worker is %s: it may have trained", before, now)
+            logger.warning("the verifier's workers run without %s (%s); verifiers.require would refuse that", name, reason)
 
 
-def _graded(case: Unverified, answer: str | None, judgement: _Judgement) -> rewards.Graded:
+def _verdict(case: Unverified, judgement: Judgement, reward: float | None) -> Verdict:
+    return Verdict(
+        rollout_id=case.rollout_id,
+        lease_id=case.lease_id,
+        kind=judgement.kind,
+        reward=reward,
+        answer=judgement.answer,
+        seconds=judgement.seconds,
+        stage=judgement.stage,
+    )
+
+
+def _graded(case: Unverified, judgement: Judgement) -> rewards.Graded:
     return rewards.Graded(
         rollout_id=case.rollout_id,
         problem_id=case.problem_id,
         kind=judgement.kind,
-        answer=answer,
+        answer=judgement.answer,
         text=case.text,
         gold=case.gold,
         num_tokens=case.num_tokens,
@@ -355,5 +228,19 @@ def _graded(case: Unverified, answer: str | None, judgement: _Judgement) -> rewa
     )
 
 
-def _reason(errno: int) -> str:
-    return os.strerror(errno) if errno else ""
+def _printable(graded: rewards.Graded) -> rewards.Graded:
+    """What can be written as UTF-8: lone surrogates become question marks, and of a very long text the end is kept."""
+
+    def clean(text: str) -> str:
+        return text[-_MAX_REWARD_TEXT:].encode("utf-8", "replace").decode()
+
+    return rewards.Graded(
+        rollout_id=clean(graded.rollout_id),
+        problem_id=clean(graded.problem_id),
+        kind=graded.kind,
+        answer=None if graded.answer is None else clean(graded.answer),
+        text=clean(graded.text),
+        gold=clean(graded.gold),
+        num_tokens=graded.num_tokens,
+        is_truncated=graded.is_truncated,
+    )

@@ -45,6 +45,7 @@ class Outcome(enum.IntEnum):
     BUDGET = 0x53  # the CPU budget was spent
     MEMORY = 0x65  # the address space or Python's stack was
     ERROR = 0xB4  # the rules raised
+    IMPORT = 0x9A  # the rules wanted a module that was not loaded before the lock
     REWARD = 0xD8  # the user's reward, in `value`
 
 

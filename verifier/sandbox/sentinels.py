@@ -7,7 +7,7 @@ import secrets
 
 import msgspec
 
-from verifier.grammar import parse
+from verifier.answers import parse
 from verifier.nodes import encode
 from verifier.sandbox.protocol import Outcome
 

@@ -27,6 +27,7 @@ class Loss(enum.StrEnum):
     CPU = "cpu"  # spent its CPU budget
     MEMORY = "memory"  # its address space or Python's stack
     ERROR = "error"  # the rules raised
+    IMPORT = "import"  # the rules wanted a module that was not loaded before the lock
     PROTOCOL = "protocol"  # bytes that it may not send
     FORBIDDEN = "forbidden"  # a system call outside its allow-list
     DIED = "died"  # killed from outside, or crashed
@@ -99,7 +100,8 @@ _KINDS = {
     Outcome.UNDECIDED: VerdictKind.UNDECIDED,
     Outcome.REWARD: VerdictKind.CORRECT,
 }
-_LOSSES = {Outcome.BUDGET: Loss.CPU, Outcome.MEMORY: Loss.MEMORY, Outcome.ERROR: Loss.ERROR}
+_LOSSES = {Outcome.BUDGET: Loss.CPU, Outcome.MEMORY: Loss.MEMORY, Outcome.ERROR: Loss.ERROR, Outcome.IMPORT: Loss.IMPORT}
+_OF_THE_TEXT = frozenset((Loss.CPU, Loss.MEMORY, Loss.ERROR, Loss.IMPORT))
 
 
 def loss_of(reply: Reply) -> Loss | None:
@@ -135,7 +137,7 @@ def settle_loss(task: Task, loss: Loss, *, now: float) -> Settled | None:
     if loss is Loss.CPU and task.is_quick:
         task.is_quick = False
         return None
-    if loss in (Loss.CPU, Loss.MEMORY, Loss.ERROR) and task.question is Question.DECIDE:
+    if loss in _OF_THE_TEXT and task.question is Question.DECIDE:
         return Settled(VerdictKind.UNDECIDED, str(loss), seconds)
     task.num_faults += 1
     if task.num_faults < _ATTEMPTS:

@@ -7,6 +7,7 @@ when that closes. What it prints or raises goes nowhere.
 import os
 import random
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -68,9 +69,21 @@ def _leave_the_world(channel: int) -> None:
     os.chdir("/")
     os.umask(0o777)
     os.environ.clear()
+    sys.meta_path[:] = [_NoMoreImports()]
     warnings.simplefilter("ignore")  # a warning would quote source lines, which needs a file
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
+
+
+class _NoMoreImports:
+    """Fails an import before it opens a file, which would cost the worker its life."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        raise LateImportError(f"{name} was not imported before the lock")
+
+
+class LateImportError(ImportError):
+    """The rules want a module that no worker can load any more."""
 
 
 def _answer(request: Request, setting: Setting, clock: "_CpuClock") -> Reply:
@@ -107,6 +120,8 @@ class _CpuClock:
             return Outcome.BUDGET, "budget", 0.0
         except (MemoryError, RecursionError):
             return Outcome.MEMORY, "memory", 0.0
+        except LateImportError:
+            return Outcome.IMPORT, "import", 0.0
         except Exception:  # noqa: BLE001 - whatever the rules raise about one answer is that answer's outcome
             return Outcome.ERROR, "error", 0.0
 

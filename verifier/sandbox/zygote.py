@@ -9,10 +9,13 @@ import gc
 import importlib
 import importlib.util
 import os
+import pkgutil
+import re
 import signal
 import socket
 import struct
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +30,8 @@ PID = struct.Struct("<i")
 REAPED = struct.Struct("<iQQ")  # wait status, CPU in µs, largest resident size in KiB
 MAX_MESSAGE_BYTES = 4096
 
+_SYMPY_PACKAGES = ("core", "functions", "assumptions", "ntheory", "sets", "concrete", "polys", "logic", "matrices", "calculus", "solvers", "discrete")
+_NOT_IMPORTED = re.compile(r"\.(tests|benchmarks|trace|compatibility)(\.|$)")  # trace loads numpy
 _FAST_BIGNUMS = ("gmpy2", "flint")
 
 
@@ -75,8 +80,8 @@ def _rules_setting(setup: Setup) -> worker.Setting:
     from sympy.core import random as sympy_random
 
     from verifier import algebra
+    from verifier.compare import RULES_VERSION
     from verifier.nodes import decode
-    from verifier.version import RULES_VERSION
 
     outcomes = {kind: Outcome[kind.upper()] for kind in ("correct", "wrong", "no_answer", "undecided")}
 
@@ -85,12 +90,24 @@ def _rules_setting(setup: Setup) -> worker.Setting:
         return outcomes[decision.kind], decision.stage, 0.0
 
     algebra.warm_up()
+    _import_what_sympy_loads_late()
     return worker.Setting(
         limits=setup.limits,
         rules=rules_number(RULES_VERSION),
         answerers={Question.DECIDE: decide},
         reseed=lambda: sympy_random.seed(0),
     )
+
+
+def _import_what_sympy_loads_late() -> None:
+    """sympy imports inside its functions; what is not here before the lock cannot be had after it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for package in _SYMPY_PACKAGES:
+            folder = importlib.import_module(f"sympy.{package}")
+            for module in pkgutil.walk_packages(folder.__path__, f"{folder.__name__}."):
+                if not _NOT_IMPORTED.search(module.name):
+                    importlib.import_module(module.name)
 
 
 def _user_setting(setup: Setup) -> worker.Setting:
