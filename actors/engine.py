@@ -5,6 +5,7 @@ never starts on the next. Called by the generator and by evaluation, from one ev
 """
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Sequence
@@ -15,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.engine_settings import WEIGHT_ENGINE_NAME, BroadcastAddress, EngineSettings, engine_arguments, prepare_environment
+from learner.weight_protocol import StagedVersion, receiver_names
 from learner.weight_receiver import StagedWatch
-from learner.weights import StagedVersion, receiver_names
 from rlvr.errors import BroadcastError, EngineError
 from rlvr.records import LOGPROB_DTYPE, TOKEN_DTYPE, FinishReason, Version, VersionSpan
 
@@ -185,6 +186,8 @@ class Engine:
         """End the engine and its processes; requests in flight raise EngineError."""
         self._failure = self._failure or EngineError("it was shut down")
         await asyncio.to_thread(self._llm.shutdown)
+        del self._llm  # vLLM's own finalizer fails, with noise, where it first runs while the interpreter ends
+        gc.collect()
 
     async def _swap(self, version: Version) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest

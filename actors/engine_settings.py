@@ -41,7 +41,12 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 def prepare_environment(settings: EngineSettings) -> None:
     """Set what vLLM reads from the environment; to be called before it is imported. What the user has set stays."""
-    defaults = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+    defaults = {
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # its warnings about a lost sender come with a C++ stack; we say it in one line
+    }
     if settings.device == "cpu":
         # Unbound: two engines of one machine would else be bound to the same first cores. Pin the process to choose cores.
         defaults |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}

@@ -18,8 +18,8 @@ from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTr
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from learner.weight_group import Backend
+from learner.weight_protocol import receiver_names
 from learner.weight_receiver import WeightReceiver
-from learner.weights import receiver_names
 from rlvr.errors import BroadcastError
 from rlvr.records import Version
 

@@ -15,22 +15,22 @@ import torch
 from torch import distributed
 
 from learner.weight_group import Backend, WeightGroup, address_towards, first_line, seconds
-from learner.weights import (
+from learner.weight_protocol import (
     EVENTS_KEPT,
-    NEWEST_FORMED_KEY,
+    NEWEST_CALL_KEY,
     NUM_EVENTS_KEY,
-    WEIGHT_DTYPE,
     Announced,
     Answer,
+    Called,
+    Event,
     Formed,
     StagedVersion,
     answer_key,
-    digest,
     event_key,
     joined_key,
     staged_key,
-    views,
 )
+from learner.weights import WEIGHT_DTYPE, digest, views
 from rlvr.errors import BroadcastError
 from rlvr.records import Version
 
@@ -58,9 +58,9 @@ class WeightReceiver:
         self._num_newest = num_newest
         self._own_address = address_towards(*address)
         self._store = connect(address, deadline_s)
-        self._next_event = int(self._store.get(NEWEST_FORMED_KEY)) if self._store.check([NEWEST_FORMED_KEY]) else 0
+        self._next_event = int(self._store.get(NEWEST_CALL_KEY)) if self._store.check([NEWEST_CALL_KEY]) else 0
         self._group: WeightGroup | None = None
-        self._epoch = 0
+        self._called = Called(epoch=0, members=())
         self._num_staged = 0
         self._versions: dict[Version, Staged] = {}
         self._lock = threading.Lock()
@@ -95,41 +95,46 @@ class WeightReceiver:
     def _run(self) -> None:
         try:
             while not self._closing.is_set():
-                event = self._wait_for_event()
-                if isinstance(event, Formed):
-                    self._join(event)
-                elif isinstance(event, Announced) and self._group is not None and event.epoch == self._epoch:
-                    self._receive(event)
+                match self._wait_for_event():
+                    case Called() as called:
+                        self._answer_call(called)
+                    case Formed(epoch=epoch) if epoch == self._called.epoch:
+                        self._join()
+                    case Announced(epoch=epoch) as announced if epoch == self._called.epoch and self._group is not None:
+                        self._receive(announced)
         except Exception as error:  # noqa: BLE001 - the thread's outermost frame: what it met is raised by the next `take`
             self._error = error
             logger.warning("receiver %s stopped, weights stay as they are until it joins again: %s", self.name, first_line(error))
         finally:
             self._drop_group()
 
-    def _wait_for_event(self) -> Formed | Announced | None:
+    def _wait_for_event(self) -> Event | None:
         num_events = self._store.add(NUM_EVENTS_KEY, 0)
         if num_events == self._next_event:
             self._closing.wait(POLL_S)
             return None
         # A receiver that slept very long finds that the sender has forgotten events: it goes on with the oldest one that is left.
         self._next_event = max(self._next_event, num_events - EVENTS_KEPT)
-        event = msgspec.json.decode(self._store.get(event_key(self._next_event)), type=Formed | Announced)
+        event: Event = msgspec.json.decode(self._store.get(event_key(self._next_event)), type=Event)
         self._next_event += 1
         return event
 
-    def _join(self, formed: Formed) -> None:
+    def _answer_call(self, called: Called) -> None:
         self._drop_group()
-        if self.name not in formed.members:
+        self._called = called
+        if self.name in called.members:
+            self._store.set(joined_key(called.epoch, self.name), "1")
+
+    def _join(self) -> None:
+        if self.name not in self._called.members:
             return
-        self._store.set(joined_key(formed.epoch, self.name), "1")
         try:
             self._group = WeightGroup(
-                self._store, epoch=formed.epoch, rank=1 + formed.members.index(self.name), size=1 + len(formed.members), address=self._own_address,
-                backend=self._backend, deadline_s=self._deadline_s,
+                self._store, epoch=self._called.epoch, rank=1 + self._called.members.index(self.name), size=1 + len(self._called.members),
+                address=self._own_address, backend=self._backend, deadline_s=self._deadline_s,
             )  # fmt: skip
-            self._epoch = formed.epoch
         except BroadcastError as error:
-            logger.warning("receiver %s is not in the group of epoch %d and waits for the next: %s", self.name, formed.epoch, error)
+            logger.warning("receiver %s waits for the next group: %s", self.name, error)
 
     def _receive(self, announced: Announced) -> None:
         """Take part in one broadcast, answer, and stage the version if it is whole."""

@@ -1,8 +1,8 @@
 """Policy weights on their way out: the digest, the announcements, and the sender that broadcasts each version.
 
-The sender hosts a TCP store. Its events (`event/N`) tell receivers of a new group (`Formed`) or of a version that is about to be broadcast
-(`Announced`); receivers wait for events in bounded slices, so nobody idles in a collective. Each receiver answers a version with the digest that
-it computed itself. The learner's rank 0 calls the sender; the other end is `learner.weight_receiver`. Knows torch; no Ray, no vLLM.
+Owns the store through which both ends speak (`learner.weight_protocol`) and the group of the day. A version that one receiver cannot prove breaks the
+group; the next one is formed without the dead. The learner's rank 0 calls the sender; the other end is `learner.weight_receiver`. Knows torch;
+no Ray, no vLLM.
 """
 
 import hashlib
@@ -17,6 +17,19 @@ import torch
 from torch import distributed
 
 from learner.weight_group import SENDER_RANK, Backend, WeightGroup, seconds
+from learner.weight_protocol import (
+    EVENTS_KEPT,
+    NEWEST_CALL_KEY,
+    NUM_EVENTS_KEY,
+    Announced,
+    Answer,
+    Called,
+    Event,
+    Formed,
+    answer_key,
+    event_key,
+    joined_key,
+)
 from rlvr.errors import BroadcastError
 from rlvr.records import Version
 
@@ -24,44 +37,8 @@ logger = logging.getLogger(__name__)
 
 WEIGHT_DTYPE = torch.bfloat16
 CHUNK_BYTES = 64 * 2**20
-EVENTS_KEPT = 64
 GRACE_S = 1.0
 """After a broken broadcast: how long the living have to say so, which tells them from the dead."""
-
-
-class Formed(msgspec.Struct, frozen=True, tag=True):
-    """A new group: the sender is rank 0, `members[i]` is rank i + 1."""
-
-    epoch: int
-    members: tuple[str, ...]
-
-
-class Announced(msgspec.Struct, frozen=True, tag=True):
-    """A version that the group of `epoch` broadcasts next: these tensors, in this order, as one flat run of bf16 values in chunks."""
-
-    epoch: int
-    sequence: int
-    version: str
-    digest: str
-    keep: bool
-    names: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    chunk_values: int
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What a receiver made of an announced version: its own digest, or why it has none."""
-
-    digest: str = ""
-    error: str = ""
-
-
-class StagedVersion(msgspec.Struct, frozen=True):
-    """A whole, checked version that waits to be applied."""
-
-    version: Version
-    keep: bool = False
-    """It survives newer ones until it is taken: somebody evaluates it."""
 
 
 class BroadcastReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,11 +60,6 @@ class LostReceiversError(BroadcastError):
 
     def __str__(self) -> str:
         return str(self.args[0])
-
-
-def receiver_names(generator: str, *, tensor_parallel: int = 1) -> tuple[str, ...]:
-    """The members that one generator brings to a group: each of its workers receives for itself."""
-    return tuple(f"{generator}.{rank}" for rank in range(tensor_parallel))
 
 
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -139,13 +111,14 @@ class WeightSender:
             self._members = tuple(members)
             self._is_broken = True
             ends_at = time.monotonic() + self._deadline_s
-            self._store.set(NEWEST_FORMED_KEY, str(self._num_events))
-            self._tell(Formed(epoch=self._epoch, members=self._members))
+            self._store.set(NEWEST_CALL_KEY, str(self._num_events))
+            self._tell(Called(epoch=self._epoch, members=self._members))
             missing = self._wait_for([joined_key(self._epoch, name) for name in self._members], ends_at)
             if missing:
                 lost = tuple(name for name in self._members if joined_key(self._epoch, name) in missing)
                 raise LostReceiversError(f"epoch {self._epoch}: {', '.join(lost)} did not join within {self._deadline_s:g} s", lost)
             if self._members:
+                self._tell(Formed(epoch=self._epoch))
                 self._group = WeightGroup(
                     self._store, epoch=self._epoch, rank=SENDER_RANK, size=1 + len(self._members), address=self._host, backend=self._backend,
                     deadline_s=max(ends_at - time.monotonic(), GRACE_S),
@@ -226,7 +199,7 @@ class WeightSender:
         if broken:
             raise broken
 
-    def _tell(self, event: Formed | Announced) -> None:
+    def _tell(self, event: Event) -> None:
         self._store.set(event_key(self._num_events), msgspec.json.encode(event).decode())
         self._num_events = self._store.add(NUM_EVENTS_KEY, 1)
         self._store.delete_key(event_key(self._num_events - EVENTS_KEPT))
@@ -244,31 +217,6 @@ class WeightSender:
         if self._group is not None:
             self._group.abort()
             self._group = None
-
-
-NUM_EVENTS_KEY = "events"
-NEWEST_FORMED_KEY = "newest_formed"
-"""The number of the newest `Formed` event: a receiver that comes late begins there, and so need not come before its group is called."""
-
-
-def event_key(number: int) -> str:
-    """Where event `number` stands, counted from 0."""
-    return f"event/{number}"
-
-
-def joined_key(epoch: int, name: str) -> str:
-    """Set by a receiver that is about to join the group of `epoch`."""
-    return f"joined/{epoch}/{name}"
-
-
-def answer_key(sequence: int, name: str) -> str:
-    """A receiver's answer to an announcement."""
-    return f"answer/{sequence}/{name}"
-
-
-def staged_key(name: str, number: int) -> str:
-    """The `number`-th version that this receiver staged whole."""
-    return f"staged/{name}/{number}"
 
 
 def chunks(tensors: Sequence[torch.Tensor], chunk_values: int) -> Iterator[torch.Tensor]:
