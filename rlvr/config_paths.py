@@ -28,6 +28,7 @@ def resolve_paths(config: Config, folder: Path) -> Config:
     reference = config.model.reference
     return replace(
         config,
+        run=replace(config.run, store=config.run.store if "://" in config.run.store else _file(config.run.store, folder)),
         model=replace(
             config.model,
             policy=_model(config.model.policy, folder),

@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from rlvr.config import Config, EvaluationSet
-from rlvr.config_paths import check_files
+from rlvr.config import Config, CriticConfig, EvaluationSet
+from rlvr.config_paths import check_files, is_folder_name
 from rlvr.errors import ConfigError
 
 RESERVED_SET = "train"
@@ -76,6 +76,23 @@ def _names(config: Config) -> None:
         raise ConfigError("metrics.bind must be an address such as 127.0.0.1 or 0.0.0.0, got an empty string")
 
 
+def _model(config: Config) -> None:
+    model = config.model
+    if model.revision and is_folder_name(model.policy):
+        raise ConfigError(f"model.revision goes with a hub id, but model.policy is the folder {model.policy}")
+    if config.generators.device == "cpu" and config.generators.tensor_parallel > 1:
+        raise ConfigError(f"generators.tensor_parallel must be 1 on a CPU, got {config.generators.tensor_parallel}")
+
+
+def _not_built(config: Config) -> None:
+    if config.advantage.estimator == "gae":
+        raise ConfigError('advantage.estimator = "gae" is not built yet; "grpo" is')
+    if config.critic != CriticConfig():
+        raise ConfigError('[critic] acts only with advantage.estimator = "gae", which is not built yet: leave it out')
+    if "://" in config.run.store:
+        raise ConfigError(f"run.store must be a folder: a store behind a URL, as {config.run.store}, is not built yet")
+
+
 def _evaluation_sets(config: Config) -> None:
     names = [name for one in config.evaluation.sets for name in one.names]
     if len(set(names)) < len(names):
@@ -93,8 +110,6 @@ def _evaluation_sets(config: Config) -> None:
 def _objective(config: Config) -> None:
     objective, rollout = config.objective, config.rollout
     uses_sampler = objective.old_logprobs == "sampler" or objective.importance_cap is not None
-    if config.advantage.estimator == "gae":
-        raise ConfigError('advantage.estimator = "gae" is not built yet; "grpo" is')
     if objective.importance_cap is not None and objective.old_logprobs == "sampler":
         raise ConfigError('objective.importance_cap needs objective.old_logprobs = "recomputed": the sampler\'s ratio is corrected already')
     if objective.old_logprobs == "recomputed" and rollout.max_staleness > 0 and objective.importance_cap is None:
@@ -170,4 +185,15 @@ def _first_double(names: list[str] | tuple[str, ...]) -> str:
     return next(name for index, name in enumerate(names) if name in names[:index])
 
 
-_RULES: tuple[Callable[[Config], None], ...] = (_names, _evaluation_sets, _objective, _groups, _optimizer, _queue, _verifiers, _deterministic)
+_RULES: tuple[Callable[[Config], None], ...] = (
+    _not_built,
+    _names,
+    _model,
+    _evaluation_sets,
+    _objective,
+    _groups,
+    _optimizer,
+    _queue,
+    _verifiers,
+    _deterministic,
+)

@@ -59,6 +59,7 @@ class MetricSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+_FINE_SECONDS = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.01, 0.1, 0.5, 1.0, 1.5, 3.0)
 _TOKENS = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0)
 _VERSIONS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 
@@ -109,7 +110,7 @@ _VERIFIER = _specs(
         "Verdicts by kind and by where they were decided.",
         {"kind": VerdictKind, "stage": VerifyStage},
     ),
-    ("histogram", "rlvr_verify_seconds", "seconds", "Seconds of one verdict, by where it was decided.", {"stage": VerifyStage}, _SECONDS),
+    ("histogram", "rlvr_verify_seconds", "seconds", "Seconds of one verdict, by where it was decided.", {"stage": VerifyStage}, _FINE_SECONDS),
     ("counter", "rlvr_verifier_kills_total", "processes", "Children killed: at their deadline, or broken."),
     ("counter", "rlvr_verifier_retries_total", "verdicts", "Comparisons asked again of a fresh child."),
     ("gauge", "rlvr_verifier_workers", "processes", "Children ready or busy."),

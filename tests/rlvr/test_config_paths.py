@@ -52,6 +52,11 @@ def test_files_are_relative_to_the_run_file_and_not_to_the_shell(tmp_path: Path,
     assert config.evaluation.template == str(tmp_path / "e.txt")
 
 
+def test_a_store_is_a_folder_beside_the_run_file() -> None:
+    assert parse("[run]\nstore = 'kept'", Path("/x")).run.store == "/x/kept"
+    assert parse("", Path("/x")).run.store == ""
+
+
 @pytest.mark.parametrize("name", ["", "raw", "chat", "qwen25-math-cot"])
 def test_built_in_templates_are_no_files(name: str) -> None:
     assert parse(f"[prompts]\ntemplate = '{name}'", Path("/x")).prompts.template == name

@@ -54,7 +54,7 @@ def test_a_registry_serves_its_roles_metrics_from_zero_and_its_process() -> None
     assert before["process_resident_memory_bytes"] > 0
     assert sum(name.startswith("rlvr_verdicts_total") for name in before) == len(VerdictKind) * 3
     assert after["rlvr_verdicts_total kind=correct stage=cache"] == 1.0
-    assert after["rlvr_verify_seconds_bucket le=0.03 stage=worker"] == 1.0
+    assert after["rlvr_verify_seconds_bucket le=0.1 stage=worker"] == 1.0
     assert after["rlvr_verifier_workers"] == 3.0
     assert not any(name.startswith("rlvr_slots") for name in after)
 
