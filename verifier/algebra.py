@@ -5,8 +5,10 @@ through here. Numbers never prove; a proof never rests on a float.
 """
 
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 
 import sympy
+from mpmath import mp
 
 from verifier import compare, exact, numeric
 from verifier.compare import Decision
@@ -76,7 +78,8 @@ def equal_scalars(answer: Node, gold: Node) -> bool | None:
     """Refute at points, then prove."""
     names = sorted(free_names(answer) | free_names(gold))
     is_complex = not names or _mentions_i(answer) or _mentions_i(gold)
-    met, signs = 0, set()
+    met = 0
+    signs: set[str] = set()
     for point in numeric.points(names):
         different = numeric.differ(answer, gold, point, is_complex=is_complex)
         if different:
@@ -91,7 +94,7 @@ def equal_scalars(answer: Node, gold: Node) -> bool | None:
 
 
 def _mentions_i(node: Node) -> bool:
-    return node.kind is Kind.NAME and node.text == "i" or any(_mentions_i(item) for item in node.items)
+    return (node.kind is Kind.NAME and node.text == "i") or any(_mentions_i(item) for item in node.items)
 
 
 def _by_construction(answer: Node, gold: Node, positive: frozenset[str]) -> bool:
@@ -220,7 +223,7 @@ def _proportional(answer: Node, gold: Node, operator: str) -> bool | None:
     names = sorted(free_names(answer) | free_names(gold))
     for point in numeric.points(names):
         try:
-            with numeric.mp.workdps(60):
+            with mp.workdps(60):
                 one, two = numeric.evaluate(answer, point, False), numeric.evaluate(gold, point, False)
         except (numeric.UndefinedValueError, ValueError, ZeroDivisionError, OverflowError, TypeError):
             continue
@@ -233,7 +236,7 @@ def _proportional(answer: Node, gold: Node, operator: str) -> bool | None:
     return None
 
 
-def _fraction(value: exact.Fraction) -> Node:
+def _fraction(value: Fraction) -> Node:
     size = Node(Kind.QUOTIENT, "", (Node(Kind.NUMBER, str(abs(value.numerator))), Node(Kind.NUMBER, str(value.denominator))))
     return size if value >= 0 else Node(Kind.NEGATIVE, "", (size,))
 
@@ -257,7 +260,7 @@ def _order(left: Node, right: Node) -> int | None:
         return None
     if same:
         return 0
-    with numeric.mp.workdps(450):
+    with mp.workdps(450):
         try:
             gap = numeric.evaluate(left, {}, False) - numeric.evaluate(right, {}, False)
         except (numeric.UndefinedValueError, ValueError, ZeroDivisionError, TypeError):

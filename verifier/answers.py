@@ -5,6 +5,7 @@ separators of thousands and decimal commas are read here; the rest is `verifier.
 """
 
 import re
+from fractions import Fraction
 
 from verifier import exact
 from verifier.grammar import NoParse, Parser, plain_number
@@ -48,20 +49,6 @@ def parse_gold(gold: str) -> Node:
     if isinstance(exact.value(node), exact.Undefined):
         raise ValueError("the gold answer has no value (a division by zero or its like)")
     return node
-
-
-def literal_value(answer: str) -> bool:
-    """True if the text is one number or fraction, nothing to compute: what `reward.literal` lets be correct."""
-    node = parse(answer)
-    if node is not None and node.kind in (Kind.UNIT, Kind.PERCENT, Kind.DEGREE):
-        node = node.items[0]
-    if node is not None and node.kind is Kind.NEGATIVE:
-        node = node.items[0]
-    if node is None:
-        return False
-    if node.kind is Kind.QUOTIENT:
-        return all((item.items[0] if item.kind is Kind.NEGATIVE else item).kind is Kind.NUMBER for item in node.items)
-    return node.kind in (Kind.NUMBER, Kind.REPEATING, Kind.MIXED, Kind.BASED)
 
 
 def strip(text: str) -> str:
@@ -124,8 +111,6 @@ def _parse(answer: str) -> Node | None:
         node = Parser(_join_thousands(tokens)).whole()
         if not _is_sound(node):
             raise NoParse("sorts")
-        if node.kind not in (Kind.TUPLE, Kind.INTERVAL, Kind.LIST) and tokens[0].kind == "[" and tokens[-1].kind == "]" and node.kind is not Kind.MATRIX:
-            raise NoParse("bracket")
     except NoParse:
         node = _words(text, tokens)
     if comma is not None:
@@ -213,7 +198,7 @@ def _end_of_groups(tokens: list[Token], start: int, *, commas: bool) -> int:
 
 def _words(text: str, tokens: list[Token]) -> Node:
     """What is no expression is text, if words are in it and no mathematics hides among them."""
-    if not any(token.kind in ("text", "word", "and", "or") and len(token.value) > 1 or token.kind == "upright" for token in tokens):
+    if not any((token.kind in ("text", "word", "and", "or") and len(token.value) > 1) or token.kind == "upright" for token in tokens):
         raise NoParse("no words")
     folded = fold(text)
     if not folded or not any(letter.isalnum() for letter in folded):
@@ -265,8 +250,8 @@ def _estimate(node: Node) -> bool:
     """Evaluate what is rational, which raises where an estimate is out of bounds; refuse powers of sums that expand too far."""
     if node.kind in _SCALARS:
         exact.value(node)
-        if node.kind is Kind.POWER and node.items[1].kind is Kind.NUMBER and not isinstance(exact.value(node.items[0]), exact.Fraction):
+        if node.kind is Kind.POWER and node.items[1].kind is Kind.NUMBER and not isinstance(exact.value(node.items[0]), Fraction):
             exponent = exact.literal(node.items[1].text)
-            if exponent > 200 and node.items[0].kind is not Kind.NAME or exponent > exact.MAX_EXPONENT:
+            if (exponent > 200 and node.items[0].kind is not Kind.NAME) or exponent > exact.MAX_EXPONENT:
                 return node.items[0].kind in (Kind.WORD, Kind.ROOT, Kind.NAME) and exponent <= exact.MAX_EXPONENT
     return all(_estimate(item) for item in node.items)

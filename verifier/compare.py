@@ -3,6 +3,7 @@
 Owns `settle` and the version of the rules. A None hands the pair to a worker of the sandbox, which calls `verifier.algebra.decide`.
 """
 
+from fractions import Fraction
 from typing import Literal
 
 import msgspec
@@ -47,7 +48,7 @@ def _same_string(answer: str, gold: str) -> bool:
     return mine is not None and theirs is not None and strip(mine) == strip(theirs)
 
 
-_RISKY_CALLS = frozenset("tan cot sec csc ln log lg logb coth arsinh arcosh artanh arcsin arccos arcsec arccsc mod factorial".split())
+_RISKY_CALLS = frozenset(["tan", "cot", "sec", "csc", "ln", "log", "lg", "logb", "coth", "arsinh", "arcosh", "artanh", "arcsin", "arccos", "arcsec", "arccsc", "mod", "factorial"])
 
 
 def is_defined(node: Node) -> bool:
@@ -91,14 +92,14 @@ def scalars(answer: Node, gold: Node) -> bool | None:
         return is_same_letter(answer.text, gold.text)
     if answer.kind is Kind.WORD and gold.kind is Kind.WORD and answer.text.lower() == gold.text.lower() and len(gold.text) > 1:
         return True
-    if answer.kind is Kind.NAME and theirs is not None or gold.kind is Kind.NAME and mine is not None:
+    if (answer.kind is Kind.NAME and theirs is not None) or (gold.kind is Kind.NAME and mine is not None):
         return False
     return None
 
 
 def is_same_letter(answer: str, gold: str) -> bool:
     """Names are equal as they stand; a capital from A to J is a choice too, which small letters may name."""
-    return answer == gold or gold in "ABCDEFGHIJ" and len(answer) == 1 and answer.upper() == gold
+    return answer == gold or (gold in "ABCDEFGHIJ" and len(answer) == 1 and answer.upper() == gold)
 
 
 def _is_negative_base(node: Node) -> bool:
@@ -142,7 +143,7 @@ def order_rationals(left: Node, right: Node) -> int | None:
         mine, theirs = signs[0] or 0, signs[1] or 0
         return (mine > theirs) - (mine < theirs)
     one, two = exact.value(left), exact.value(right)
-    if not isinstance(one, exact.Fraction) or not isinstance(two, exact.Fraction):
+    if not isinstance(one, Fraction) or not isinstance(two, Fraction):
         return None
     return (one > two) - (one < two)
 

@@ -200,7 +200,7 @@ def _percent(node: Node) -> Value:
 def factorial(number: Fraction) -> Value:
     if number.denominator != 1 or number < 0:
         return UNDEFINED
-    if number > MAX_EXPONENT or number > 20 and math.lgamma(float(number) + 1) / math.log(2) > MAX_BITS:
+    if number > MAX_EXPONENT or (number > 20 and math.lgamma(float(number) + 1) / math.log(2) > MAX_BITS):
         raise OutOfBoundsError("factorial")
     return Fraction(math.factorial(int(number)))
 
@@ -245,7 +245,7 @@ def _call(node: Node) -> Value:
 
 def _transcendental(name: str, parts: list[Fraction]) -> Value:
     """The few values that are rational at sight."""
-    if name in ("ln", "log", "lg") and parts[0] <= 0 or name == "logb" and (parts[0] <= 0 or parts[1] <= 0 or parts[1] == 1):
+    if (name in ("ln", "log", "lg") and parts[0] <= 0) or (name == "logb" and (parts[0] <= 0 or parts[1] <= 0 or parts[1] == 1)):
         return UNDEFINED if parts[0] == 0 or name == "logb" else None
     if name in ("cot", "csc") and parts[0] == 0:
         return UNDEFINED

@@ -23,7 +23,7 @@ _PHRASE = re.compile(
 _GAP = re.compile(r"(?:\s|\\[()\[\],;: ]|\$|[,;]|and(?![a-z])|or(?![a-z])|\\q?quad|\\text\s*\{[\s,;]*(?:and|or|,|;)?[\s,;]*\})*\Z")
 _JOINT = re.compile(r"[,;]|and|or|\\q?quad")
 _SPAN = re.compile(r"\$\$|\$|\\\(|\\\)|\\\[|\\\]|\\.", re.DOTALL)
-_NUMBER = re.compile(r"[-+\u2212]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.?\d+)(?:\s?/\s?\d+)?\s?(?:%|percent)?")
+_NUMBER = re.compile(r"[-+\u2212]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:\s?/\s?\d+)?\s?(?:%|percent)?")
 _HOPE = re.compile(r"\.?\s*I hope (?:it|this) is correct.*\Z", re.IGNORECASE | re.DOTALL)
 _WORDS = re.compile(r"[A-Za-z]{2,}")
 _BLANK = re.compile(r"[\s.?!,;:$*#{}()\[\]\\\-_\"']*\Z")
@@ -42,6 +42,8 @@ def extract(text: str, rule: Extract) -> str | None:
     if boxes is not None:
         return _or_none(boxes)
     if rule == "last_boxed":
+        return None
+    if len(text) > TAIL_CHARACTERS and _closes_more(tail):
         return None
     return _or_none(_unboxed(tail))
 
@@ -127,13 +129,18 @@ def _box_at(text: str, start: int) -> tuple[str | None, int, int]:
 # --- without a box
 
 
+def _closes_more(text: str) -> bool:
+    """True if the tail starts inside a group: what it closes was opened before it."""
+    plain = text.replace("\\{", "").replace("\\}", "")
+    return plain.count("}") > plain.count("{")
+
+
 def _unboxed(text: str) -> str | None:
-    phrase = None
-    for phrase in _PHRASE.finditer(text[-SEARCHED_CHARACTERS:]):
-        pass
     tail = text[-SEARCHED_CHARACTERS:]
-    if phrase is None:
+    phrases = list(_PHRASE.finditer(tail))
+    if not phrases:
         return _free(_cut(tail, 0))
+    phrase = phrases[-1]
     rest = _cut(tail, phrase.end())[phrase.end() :].lstrip(" \t\r\n*:")
     span = _span_at_once(rest)
     if span is not None:
@@ -154,7 +161,7 @@ def _is_sentence(line: str) -> bool:
     if len(line) <= SHORT_CHARACTERS:
         return False
     outside = "".join(part for part, is_math in _parts(line) if not is_math)
-    return len(_WORDS.findall(outside)) >= 3 or any(is_math for _, is_math in _parts(line)) and bool(_WORDS.search(outside))
+    return len(_WORDS.findall(outside)) >= 3 or (any(is_math for _, is_math in _parts(line)) and bool(_WORDS.search(outside)))
 
 
 def _span_at_once(rest: str) -> str | None:

@@ -13,7 +13,7 @@ MAX_ITEMS = 64
 MAX_ENTRIES = 400
 APPLIED = frozenset("fghFGH") | {"\\phi", "\\varphi", "\\psi"}
 RELATIONS = frozenset(("=", "!=", "<", "<=", ">", ">=", "in", "~"))
-MATRICES = frozenset("matrix pmatrix bmatrix Bmatrix vmatrix Vmatrix smallmatrix psmallmatrix bsmallmatrix array".split())
+MATRICES = frozenset(["matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "Vmatrix", "smallmatrix", "psmallmatrix", "bsmallmatrix", "array"])
 _CLOSING = {"(": ")", "[": "]", "<<": ">>", "{{": "}}"}
 _STARTS = frozenset(("number", "name", "word", "upright", "function", "structure", "(", "{", "[", "<<", "{{", "lfloor", "lceil", "$", "."))
 _NUMBER_SETS = frozenset("RZQNC")
@@ -234,7 +234,7 @@ class Parser:
         raise NoParse("postfix")
 
     def power(self, base: Node) -> Node:
-        if self.peek().value == "\\circ" or self.peek().kind == "{" and self.peek(1).value == "\\circ" and self.peek(2).kind == "}":
+        if self.peek().value == "\\circ" or (self.peek().kind == "{" and self.peek(1).value == "\\circ" and self.peek(2).kind == "}"):
             self.at += 3 if self.peek().kind == "{" else 1
             return self.degree(base)
         if self.peek().kind == "deg":
@@ -332,10 +332,10 @@ class Parser:
                 return Node(Kind.MIXED, "", (whole, above, below))
             self.at = start
         elif token.kind == "number" and token.spaced and self.peek(1).kind == "/" and self.peek(2).kind == "number":
-            above, below = token.value, self.peek(2).value
-            if above.isdigit() and below.isdigit():
+            digits = token.value, self.peek(2).value
+            if digits[0].isdigit() and digits[1].isdigit():
                 self.at += 3
-                return Node(Kind.MIXED, "", (whole, plain_number(above), plain_number(below)))
+                return Node(Kind.MIXED, "", (whole, plain_number(digits[0]), plain_number(digits[1])))
         return whole
 
     def point(self, token: Token) -> Node:
@@ -396,7 +396,7 @@ class Parser:
                 self.tokens = [*self.tokens[: self.at], Token("number", token.value[1:], False), *self.tokens[self.at + 1 :]]
                 return f"{text}_{token.value[0]}"
             return f"{text}_{token.value}"
-        inside = []
+        inside: list[str] = []
         while not self.accept("}"):
             token = self.take()
             if token.kind in ("end", "{", "structure", "function") or len(inside) > 12:
@@ -426,6 +426,7 @@ class Parser:
 
     def bracket(self, token: Token) -> Node:
         """Parentheses: a grouping, a tuple, or with other ends an interval."""
+        start = self.at
         bars, self.bars, no_bar, self.no_bar, no_ratio, self.no_ratio = self.bars, 0, self.no_bar, False, self.no_ratio, False
         items = [self.relation()]
         while self.accept(",") or self.accept(";"):
@@ -435,10 +436,10 @@ class Parser:
         closing = self.take().kind
         self.bars, self.no_bar, self.no_ratio = bars, no_bar, no_ratio
         if len(items) == 2 and token.kind in "([" and closing in (")", "]"):
-            infinite = any(item.kind is Kind.INFINITY or item.items and item.items[0].kind is Kind.INFINITY for item in items)
+            infinite = any(item.kind is Kind.INFINITY or (item.items and item.items[0].kind is Kind.INFINITY) for item in items)
             if token.kind + closing in ("(]", "[)") or infinite:
                 return Node(Kind.INTERVAL, token.kind + closing, tuple(items))
-        if closing != _CLOSING[token.kind]:
+        if closing != _CLOSING[token.kind] or (len(items) == 1 and token.kind == "[" and start == 1 and self.at == len(self.tokens)):
             raise NoParse("bracket")
         return items[0] if len(items) == 1 else Node(Kind.TUPLE, token.kind[0], tuple(items))
 
@@ -687,16 +688,16 @@ class Parser:
             return self.at + ahead > 0 and token.value in SHORT and token.value in UNITS
         if token.kind not in ("text", "word"):
             return False
-        return token.value in UNITS and (token.kind == "text" or len(token.value) > 1) or token.value.lower() in POWER_WORDS or token.value.lower() in UNITS and len(token.value) > 2
+        return (token.value in UNITS and (token.kind == "text" or len(token.value) > 1)) or token.value.lower() in POWER_WORDS or (token.value.lower() in UNITS and len(token.value) > 2)
 
     def with_unit(self, node: Node) -> Node:
         money, self.money = self.money, ""
         unit = money
-        while self.is_unit_at(0) or unit and self.peek().value in ("per", "/"):
+        while self.is_unit_at(0) or (unit and self.peek().value in ("per", "/")):
             unit = f"{unit} {self.unit()}".strip()
             if len(unit) > 80:
                 raise NoParse("unit")
-        if self.peek().kind == "function" and self.peek().value == "pmod" or self.peek().kind == "pmod":
+        if (self.peek().kind == "function" and self.peek().value == "pmod") or self.peek().kind == "pmod":
             self.at += 1
             modulus = self.argument()
             if modulus.kind is not Kind.NUMBER:
@@ -779,13 +780,13 @@ _PRIMARIES = {
     "pounds": Parser.dollar,
 }
 _STRUCTURES = {
-    **{name: Parser.fraction for name in ("\\frac", "\\dfrac", "\\tfrac", "\\cfrac", "\\nicefrac", "\\sfrac")},
-    **{name: Parser.root for name in ("\\sqrt", "\\cbrt")},
-    **{name: Parser.binomial for name in ("\\binom", "\\dbinom", "\\tbinom")},
-    **{name: Parser.empty for name in ("\\emptyset", "\\varnothing")},
-    **{name: Parser.named for name in ("\\angle", "\\triangle", "\\overline", "\\bar", "\\overrightarrow", "\\measuredangle")},
-    **{name: Parser.series for name in ("\\sum", "\\prod")},
-    **{name: Parser.marked for name in MARKED},
+    **dict.fromkeys(("\\frac", "\\dfrac", "\\tfrac", "\\cfrac", "\\nicefrac", "\\sfrac"), Parser.fraction),
+    **dict.fromkeys(("\\sqrt", "\\cbrt"), Parser.root),
+    **dict.fromkeys(("\\binom", "\\dbinom", "\\tbinom"), Parser.binomial),
+    **dict.fromkeys(("\\emptyset", "\\varnothing"), Parser.empty),
+    **dict.fromkeys(("\\angle", "\\triangle", "\\overline", "\\bar", "\\overrightarrow", "\\measuredangle"), Parser.named),
+    **dict.fromkeys(("\\sum", "\\prod"), Parser.series),
+    **dict.fromkeys(MARKED, Parser.marked),
     "\\infty": Parser.infinity,
     "\\mathbb": Parser.blackboard,
     "\\begin": Parser.environment,

@@ -93,12 +93,12 @@ def _holds(node: Node, place: int, places: dict[Node, int]) -> bool:
             return _holds(node.items[0], place, places) and not _holds(node.items[1], place, places)
     interval = as_interval(node)
     low, high = (2 * places[end] + 1 for end in interval.items)
-    if low > high or low == high and interval.text != "[]":
+    if low > high or (low == high and interval.text != "[]"):
         raise EmptyIntervalError
-    if _is_infinite(interval.items[0]) and interval.text[0] == "[" or _is_infinite(interval.items[1]) and interval.text[1] == "]":
+    if (_is_infinite(interval.items[0]) and interval.text[0] == "[") or (_is_infinite(interval.items[1]) and interval.text[1] == "]"):
         raise EmptyIntervalError
-    return low < place < high or place == low and interval.text[0] == "[" or place == high and interval.text[1] == "]"
+    return low < place < high or (place == low and interval.text[0] == "[") or (place == high and interval.text[1] == "]")
 
 
 def _is_infinite(node: Node) -> bool:
-    return node.kind is Kind.INFINITY or node.kind is Kind.NEGATIVE and node.items[0].kind is Kind.INFINITY
+    return node.kind is Kind.INFINITY or (node.kind is Kind.NEGATIVE and node.items[0].kind is Kind.INFINITY)

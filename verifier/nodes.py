@@ -63,9 +63,9 @@ _LEAVES = frozenset((Kind.NUMBER, Kind.REPEATING, Kind.BASED, Kind.NAME, Kind.WO
 _UNARY = frozenset((Kind.NEGATIVE, Kind.PLUS_MINUS, Kind.MINUS_PLUS, Kind.PERCENT, Kind.DEGREE, Kind.UNIT, Kind.DETERMINANT))
 _BINARY = frozenset((Kind.QUOTIENT, Kind.POWER, Kind.ROOT, Kind.INTERVAL, Kind.DIFFERENCE, Kind.BUILDER))
 ARITY: dict[Kind, tuple[int, int]] = (
-    {kind: (0, 0) for kind in _LEAVES}
-    | {kind: (1, 1) for kind in _UNARY}
-    | {kind: (2, 2) for kind in _BINARY}
+    dict.fromkeys(_LEAVES, (0, 0))
+    | dict.fromkeys(_UNARY, (1, 1))
+    | dict.fromkeys(_BINARY, (2, 2))
     | {Kind.MIXED: (3, 3), Kind.SERIES: (4, 4), Kind.CALL: (1, 64), Kind.APPLY: (1, 8), Kind.SET: (0, 64), Kind.MATRIX: (1, 400)}
 )
 _MANY = (2, 512)

@@ -44,7 +44,7 @@ def normalise(text: str) -> str | None:
         return None
     if not text.isascii():
         text = _to_ascii(text)
-    if _REFUSED.search(text) is not None or ("\\" in text or "%" in text) and _FORBIDDEN.search(text) is not None:
+    if _REFUSED.search(text) is not None or (("\\" in text or "%" in text) and _FORBIDDEN.search(text) is not None):
         return None
     if "," in text and ("{,}" in text or ",\\!" in text):
         text = _THOUSANDS.sub("", text)

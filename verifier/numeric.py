@@ -29,7 +29,7 @@ def points(names: Sequence[str]) -> list[Point]:
         point = {}
         for at, name in enumerate(names):
             size = Fraction(17 + (53 * turn + 29 * at * (turn + 2) + 11 * at * at) % 89, 31)
-            negative = turn % 2 == 1 and (at + turn // 2) % 2 == 0 or turn >= 6
+            negative = (turn % 2 == 1 and (at + turn // 2) % 2 == 0) or turn >= 6
             point[name] = -size if negative else size
         found.append(point)
     found.extend({name: Fraction(2 + (3 * turn + 2 * at) % 7) for at, name in enumerate(names)} for turn in range(3))
@@ -152,12 +152,12 @@ def _call(name: str, parts: "list[mpmath.mpf]", is_complex: bool) -> "mpmath.mpf
     first = parts[0]
     if name in ("sin", "cos", "tan", "cot", "sec", "csc", "exp", "sinh", "cosh", "tanh") and abs(first) > _HUGE:
         raise UndefinedValueError
-    if name in ("tan", "sec") and abs(mpmath.cos(first)) < mp.mpf(10) ** (-mp.dps + 15) or name in ("cot", "csc") and abs(mpmath.sin(first)) < mp.mpf(10) ** (-mp.dps + 15):
+    if (name in ("tan", "sec") and abs(mpmath.cos(first)) < mp.mpf(10) ** (-mp.dps + 15)) or (name in ("cot", "csc") and abs(mpmath.sin(first)) < mp.mpf(10) ** (-mp.dps + 15)):
         raise UndefinedValueError
     if name in _CALLS:
         return _CALLS[name](first)
     if name in ("ln", "log", "lg", "logb"):
-        if first == 0 or name == "logb" and parts[1] in (0, 1):
+        if first == 0 or (name == "logb" and parts[1] in (0, 1)):
             raise UndefinedValueError
         below = mpmath.log(10) if name == "lg" else mpmath.log(parts[1]) if name == "logb" else mp.mpf(1)
         return mpmath.log(first) / below

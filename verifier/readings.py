@@ -4,7 +4,8 @@ Owns the policies of assignments, chains, approximations and plus-minus. Pure tr
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from fractions import Fraction
 
 from verifier import exact
 from verifier.nodes import Kind, Node
@@ -132,7 +133,7 @@ def is_near(node: Node, decimal: Node) -> bool:
     """True if a decimal after ≈ is a rounding of the value, to one unit of its last place."""
     shown = exact.value(decimal)
     value = rough(node)
-    if not isinstance(shown, exact.Fraction) or value is None:
+    if not isinstance(shown, Fraction) or value is None:
         return False
     places = len(decimal.text.partition(".")[2]) if decimal.kind is Kind.NUMBER else 6
     return abs(value - float(shown)) <= 1.01 * 10.0**-places
@@ -146,12 +147,12 @@ def rough(node: Node) -> float | None:
         return None
 
 
-_CALLS = {"sin": math.sin, "cos": math.cos, "tan": math.tan, "ln": math.log, "exp": math.exp, "arctan": math.atan, "arcsin": math.asin, "arccos": math.acos, "abs": abs, "lg": math.log10}
+_CALLS: dict[str, Callable[[float], float]] = {"sin": math.sin, "cos": math.cos, "tan": math.tan, "ln": math.log, "exp": math.exp, "arctan": math.atan, "arcsin": math.asin, "arccos": math.acos, "abs": abs, "lg": math.log10}
 
 
 def _rough(node: Node) -> float | None:
     known = exact.value(node)
-    if isinstance(known, exact.Fraction):
+    if isinstance(known, Fraction):
         return float(known)
     parts = [_rough(item) for item in node.items]
     if any(part is None for part in parts) or isinstance(known, exact.Undefined):

@@ -60,7 +60,7 @@ def _relation(node: Node) -> tuple[str | None, Node] | None:
     name, at = variables[0].text, node.items.index(variables[0])
     if operators == ["in"]:
         inner = node.items[1]
-        if at != 0 or inner.kind not in _SETS and inner.kind is not Kind.TUPLE:
+        if at != 0 or (inner.kind not in _SETS and inner.kind is not Kind.TUPLE):
             return None
         return name, inner
     if len(operators) > 2 or any(operator not in _FLIPPED for operator in operators):

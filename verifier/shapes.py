@@ -126,7 +126,7 @@ class Judge:
         mine, theirs = spread_items(answer), spread_items(gold)
         if mine is None or theirs is None:
             return False
-        if is_single(answer) and not has_sign(answer) or is_single(gold) and not has_sign(gold):
+        if (is_single(answer) and not has_sign(answer)) or (is_single(gold) and not has_sign(gold)):
             return all_of((self.match(mine, theirs), len(theirs) == len(mine) or None)) if len(mine) == len(theirs) else False
         return self.match(mine, theirs)
 
@@ -189,7 +189,7 @@ class Judge:
 
     def pieces(self, answer: Node, gold: Node) -> bool | None:
         """Intervals with ends that have no order here: piece by piece."""
-        if answer.kind is Kind.TUPLE and gold.kind is Kind.INTERVAL or answer.kind is Kind.INTERVAL and gold.kind is Kind.TUPLE:
+        if (answer.kind is Kind.TUPLE and gold.kind is Kind.INTERVAL) or (answer.kind is Kind.INTERVAL and gold.kind is Kind.TUPLE):
             answer, gold = lines.as_interval(answer), lines.as_interval(gold)
         if answer.kind is Kind.UNION and gold.kind is Kind.UNION and len(answer.items) == len(gold.items):
             table = [[self.pieces(each, other) for other in gold.items] for each in answer.items]

@@ -3,6 +3,8 @@
 Owns the table of names and functions. Runs in the sandboxed child only. Symbols are real; positive where the caller says so.
 """
 
+from fractions import Fraction
+
 import sympy
 
 from verifier import exact
@@ -59,7 +61,7 @@ class _Builder:
 
     def rational(self, node: Node) -> sympy.Expr:
         value = exact.value(node)
-        if not isinstance(value, exact.Fraction):
+        if not isinstance(value, Fraction):
             raise NotAlgebraicError("no value")
         return sympy.Rational(value.numerator, value.denominator)
 
@@ -107,7 +109,7 @@ class _Builder:
 
     def series(self, node: Node) -> sympy.Expr:
         start, end = exact.value(node.items[1]), exact.value(node.items[2])
-        if not isinstance(start, exact.Fraction) or not isinstance(end, exact.Fraction):
+        if not isinstance(start, Fraction) or not isinstance(end, Fraction):
             body = self.build(node.items[3])
             limits = (self.build(node.items[0]), self.build(node.items[1]), self.build(node.items[2]))
             return sympy.Function(f"series {node.text}")(body, *limits)

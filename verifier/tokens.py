@@ -18,21 +18,20 @@ _STYLES = (
     "mathbin mathord bfseries itshape rmfamily cal"
 )
 DROPPED = frozenset("\\" + name for name in _STYLES.split()) | frozenset(("\\,", "\\;", "\\:", "\\!", "\\ ", "\\/", "\\>", "\\\n", "\\(", "\\)", "\\[", "\\]"))
-_UPRIGHT = frozenset("\\" + name for name in "text mbox textrm textnormal textup mathrm operatorname textit textbf textsf texttt emph mathit hbox mathsf mathtt".split())
-_WRAPPED = frozenset("\\" + name for name in "mathbf boldsymbol bm mathcal mathscr mathfrak vec hat tilde underline boxed fbox fcolorbox pmb smash mathnormal".split())
+_UPRIGHT = frozenset("\\" + name for name in ["text", "mbox", "textrm", "textnormal", "textup", "mathrm", "operatorname", "textit", "textbf", "textsf", "texttt", "emph", "mathit", "hbox", "mathsf", "mathtt"])
+_WRAPPED = frozenset("\\" + name for name in ["mathbf", "boldsymbol", "bm", "mathcal", "mathscr", "mathfrak", "vec", "hat", "tilde", "underline", "boxed", "fbox", "fcolorbox", "pmb", "smash", "mathnormal"])
 MARKED = frozenset(("\\vec", "\\hat", "\\tilde", "\\underline"))
 _COLOURS = re.compile(r"\\(?:text)?color\s*(?:\[[a-z]*\]\s*)?\{[A-Za-z0-9!,. ]{0,40}\}|\\hspace\*?\s*\{[^{}]{0,20}\}|\\(?:label|tag)\*?\s*\{[^{}]{0,40}\}")
 GREEK = frozenset(
     "\\" + name
-    for name in "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi pi rho varrho sigma tau upsilon phi varphi chi psi omega "
-    "Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell hbar".split()
+    for name in ["alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota", "kappa", "lambda", "mu", "nu", "xi", "pi", "rho", "varrho", "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Upsilon", "Phi", "Psi", "Omega", "ell", "hbar"]
 )
-_GREEK_WORDS = frozenset("alpha beta gamma delta epsilon theta lambda mu pi rho sigma tau phi omega".split())
+_GREEK_WORDS = frozenset(["alpha", "beta", "gamma", "delta", "epsilon", "theta", "lambda", "mu", "pi", "rho", "sigma", "tau", "phi", "omega"])
 FUNCTIONS: dict[str, str] = {
-    **{name: name for name in "sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan arccot arcsec arccsc ln log lg exp max min gcd lcm det Re Im arg deg".split()},
-    **{"asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan", "ctg": "cot", "cosec": "csc", "arctg": "arctan", "sgn": "sign", "sign": "sign", "mod": "mod", "abs": "abs"},
-    **{"arcsinh": "arsinh", "arccosh": "arcosh", "arctanh": "artanh", "asinh": "arsinh", "acosh": "arcosh", "atanh": "artanh", "arsinh": "arsinh", "arcosh": "arcosh", "artanh": "artanh"},
-    **{"floor": "floor", "ceil": "ceil", "sqrt": "sqrt", "cbrt": "cbrt", "binom": "binom", "cis": "cis", "LCM": "lcm", "GCD": "gcd", "bmod": "mod"},
+    **{name: name for name in ["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc", "ln", "log", "lg", "exp", "max", "min", "gcd", "lcm", "det", "Re", "Im", "arg", "deg"]},
+    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan", "ctg": "cot", "cosec": "csc", "arctg": "arctan", "sgn": "sign", "sign": "sign", "mod": "mod", "abs": "abs",
+    "arcsinh": "arsinh", "arccosh": "arcosh", "arctanh": "artanh", "asinh": "arsinh", "acosh": "arcosh", "atanh": "artanh", "arsinh": "arsinh", "arcosh": "arcosh", "artanh": "artanh",
+    "floor": "floor", "ceil": "ceil", "sqrt": "sqrt", "cbrt": "cbrt", "binom": "binom", "cis": "cis", "LCM": "lcm", "GCD": "gcd", "bmod": "mod",
 }  # fmt: skip
 _OPERATORS: dict[str, str] = {
     "\\cdot": "*", "\\times": "*", "\\ast": "*", "\\bullet": "*", "\\div": "/", "\\pm": "+-", "\\mp": "-+", "\\le": "<=", "\\leq": "<=", "\\leqslant": "<=", "\\leqq": "<=", "\\lt": "<",
@@ -46,10 +45,10 @@ _OPERATORS: dict[str, str] = {
 }  # fmt: skip
 _STRUCTURES = frozenset(
     "\\" + name
-    for name in "frac dfrac tfrac cfrac nicefrac sfrac sqrt cbrt root binom dbinom tbinom choose over overline bar dot begin sum prod int iint lim infty emptyset varnothing "
-    "angle triangle mathbb overrightarrow circ log_ dots ldots cdots measuredangle".split()
+    for name in ["frac", "dfrac", "tfrac", "cfrac", "nicefrac", "sfrac", "sqrt", "cbrt", "root", "binom", "dbinom", "tbinom", "choose", "over", "overline", "bar", "dot", "begin", "sum", "prod", "int", "iint", "lim", "infty", "emptyset", "varnothing", "angle", "triangle", "mathbb", "overrightarrow", "circ", "log_", "dots", "ldots", "cdots", "measuredangle"]
 )
 _LEFT_EMPTY = re.compile(r"\\(?:left|right)\s*\.")
+_BOLD_NUMBERS = re.compile(r"\\mathbf\s*\{?\s*([RZQNC])\s*\}?(?![A-Za-z])")
 _TOKEN = re.compile(
     r"""(?P<space>[ \t\r\n~]+)
     |(?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+(?![\w^{.]))?)
@@ -76,6 +75,7 @@ def tokenize(text: str) -> list[Token] | None:
     """Tokens of a normalised answer; None when there are too many or a sign has no meaning here."""
     if "\\" in text:
         text = _LEFT_EMPTY.sub(" ", text)
+        text = _BOLD_NUMBERS.sub(r"\\mathbb{\1}", text)
         if "color" in text or "space" in text or "label" in text or "\\tag" in text:
             text = _COLOURS.sub(" ", text)
     tokens: list[Token] = []
@@ -156,7 +156,7 @@ def _letters(value: str, spaced: bool) -> Token:
     function = FUNCTIONS.get(value)
     if function in ("sqrt", "cbrt"):
         return Token("structure", "\\" + function, spaced)
-    if function is not None and value not in ("deg", "arg", "mod", "sign", "max", "min") or value in ("max", "min", "mod"):
+    if (function is not None and value not in ("deg", "arg", "mod", "sign", "max", "min")) or value in ("max", "min", "mod"):
         return Token("function", function or value, spaced)
     if value in ("and", "or"):
         return Token(value, value, spaced)
