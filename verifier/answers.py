@@ -27,6 +27,9 @@ _ALL_REALS = frozenset(("all real numbers", "all reals", "real numbers", "all re
 _GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+\Z")
 _DECIMAL_COMMA = re.compile(r"([+-]?)(\d{1,3}(?:\.\d{3})+|\d+),(\d+)\Z")
 
+_LITERALS = frozenset((Kind.NUMBER, Kind.REPEATING, Kind.MIXED, Kind.BASED))
+_DECORATED = (Kind.UNIT, Kind.PERCENT, Kind.DEGREE)
+
 
 def parse(answer: str) -> Node | None:
     """The tree of a model's answer, or None: no answer (empty, unreadable, out of bounds). Never raises."""
@@ -49,6 +52,21 @@ def parse_gold(gold: str) -> Node:
     if isinstance(exact.value(node), exact.Undefined):
         raise ValueError("the gold answer has no value (a division by zero or its like)")
     return node
+
+
+def literal_value(answer: str) -> bool:
+    """True if the text is one number or fraction; a sign, a unit, a percent or degree sign do not count."""
+    node = parse(answer)
+    if node is None:
+        return False
+    node = _unsigned(node.items[0] if node.kind in _DECORATED else node)
+    if node.kind is Kind.QUOTIENT:
+        return all(_unsigned(item).kind is Kind.NUMBER for item in node.items)
+    return node.kind in _LITERALS
+
+
+def _unsigned(node: Node) -> Node:
+    return node.items[0] if node.kind is Kind.NEGATIVE else node
 
 
 def strip(text: str) -> str:
