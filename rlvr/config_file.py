@@ -45,13 +45,6 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 def parse_config(text: str, overrides: Sequence[str] = (), *, folder: Path) -> Config:
     """As `load_config`, from the text of a run file that lies in `folder`."""
     try:
-        return _parse(text, overrides, folder)
-    except ConfigError as error:
-        raise ConfigError(_printable(str(error))) from error
-
-
-def _parse(text: str, overrides: Sequence[str], folder: Path) -> Config:
-    try:
         plain = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"this is not TOML: {error}") from error
@@ -137,11 +130,6 @@ def _show(value: Any) -> str:
     else:
         shown = json.dumps(value, ensure_ascii=False) if isinstance(value, str | bool) else str(value)
     return shown if len(shown) <= 80 else shown[:77] + "..."
-
-
-def _printable(message: str) -> str:
-    """One line, whatever the run file's names hold."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in message)
 
 
 def _apply(override: str, plain: Plain) -> None:

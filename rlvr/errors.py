@@ -10,7 +10,13 @@ class FiresteelError(Exception):
 
 
 class UserError(FiresteelError):
-    """Bad input: the message says what was given and what would do. Exit code 2, nothing half-written."""
+    """Bad input: the message says what was given and what would do. Exit code 2, nothing half-written.
+
+    The message is one printable line, whatever names and values of the user's it quotes.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(char if char.isprintable() else repr(char)[1:-1] for char in message))
 
 
 class ConfigError(UserError):

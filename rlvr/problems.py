@@ -150,8 +150,11 @@ def _sentence(message: str) -> str:
     """msgspec's message with the field first, and with what would do where a gold answer was written as a number."""
     complaint, at, path = message.partition(" - at `$.")
     field = path.rstrip("`")
-    hint = '; write it as a string, as "12.8"' if field == "answer" and complaint.startswith("Expected `str`") else ""
-    return f"{field}: {complaint}{hint}" if at else message
+    if field == "answer" and complaint.startswith("Expected `str`"):
+        complaint += '; write it as a string, as "12.8"'
+    if complaint.startswith("Object contains unknown field"):
+        complaint += "; known are id, prompt, answer, weight, and meta for everything else"
+    return f"{field}: {complaint}" if at else complaint
 
 
 def _known(wanted: str, ids: Mapping[str, Any] | Sequence[str]) -> str:

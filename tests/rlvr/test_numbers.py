@@ -101,7 +101,7 @@ def test_the_linear_schedule_is_the_recipes_formula(num_steps: int, data: st.Dat
 
 def test_schedules_start_at_the_peak_and_never_rise() -> None:
     for schedule in ("constant", "linear", "cosine"):
-        rates = [learning_rate(OptimizerConfig(learning_rate=1.0, schedule=schedule), step, 60) for step in range(1, 61)]  # type: ignore[arg-type]
+        rates = [learning_rate(OptimizerConfig(learning_rate=1.0, schedule=schedule), step, 60) for step in range(1, 61)]
         assert rates[0] == 1.0
         assert all(0.0 < later <= earlier for earlier, later in itertools.pairwise(rates))
 

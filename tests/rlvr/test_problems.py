@@ -54,7 +54,10 @@ def test_a_line_separator_inside_a_string_ends_no_line(tmp_path: Path) -> None:
         ('{"id": "a", "prompt": "x", "answer": 12.8}', 'line 1: answer: Expected `str`, got `float`; write it as a string, as "12.8"'),
         ('{"id": "a", "prompt": "x", "answer": " "}', "line 1: answer is blank"),
         ('{"id": "", "prompt": "x", "answer": "2"}', "line 1: id: Expected `str` of length >= 1"),
-        ('{"id": "a", "prompt": "x", "answer": "2", "wieght": 2}', "line 1: Object contains unknown field `wieght`"),
+        (
+            '{"id": "a", "prompt": "x", "answer": "2", "wieght": 2}',
+            "line 1: Object contains unknown field `wieght`; known are id, prompt, answer, weight, and meta",
+        ),
         ('{"id": "a", "prompt": "x", "answer": "2", "weight": 0}', "line 1: weight: Expected `float` > 0.0"),
         ('{"id": "a", "prompt": "x", "answer": "2", "weight": NaN}', "line 1: JSON is malformed"),
         (b'{"id": "a", "prompt": "\xff", "answer": "2"}', "line 1: byte 24 is not UTF-8"),
@@ -65,6 +68,20 @@ def test_a_bad_file_is_refused_with_line_and_reason(content: str | bytes, reason
         read(tmp_path, content)
     assert str(tmp_path / "p.jsonl") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+LINES = st.dictionaries(
+    st.sampled_from(["id", "prompt", "answer", "weight", "meta"]) | st.text(max_size=3), st.text(max_size=3) | st.floats() | st.none() | st.just({})
+).map(lambda line: json.dumps(line).encode())
+
+
+@given(st.lists(LINES | st.binary(max_size=30), max_size=3).map(b"\n".join))
+def test_whatever_a_problem_file_holds_it_loads_or_is_refused_in_one_line(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    try:
+        outcome: object = read(tmp_path_factory.getbasetemp(), content)
+    except ProblemError as error:
+        outcome = str(error)
+    assert isinstance(outcome, tuple) or str(outcome).isprintable()
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
