@@ -41,6 +41,18 @@ def test_chunks_give_the_values_and_gradients_of_logits_at_once(chunk_tokens: in
         torch.testing.assert_close(ours, reference, atol=2e-4, rtol=1e-5)
 
 
+def test_in_bf16_the_size_of_a_chunk_changes_the_gradient_by_rounding_only() -> None:
+    gradients = []
+    for chunk_tokens in (1, TOKENS):
+        hidden, weight, _, targets = inputs()
+        rounded = weight.detach().bfloat16().requires_grad_()
+        logprobs, _ = token_logprobs(hidden.bfloat16(), rounded, None, targets, chunk_tokens=chunk_tokens, temperature=1.0, entropy_trains=False)
+        logprobs.sum().backward()
+        assert rounded.grad is not None
+        gradients.append(rounded.grad.float())
+    torch.testing.assert_close(gradients[0], gradients[1], atol=2e-2, rtol=2**-7)
+
+
 def test_an_entropy_that_does_not_train_has_no_gradient() -> None:
     hidden, weight, bias, targets = inputs()
     _, entropies = token_logprobs(hidden, weight, bias, targets, chunk_tokens=8, temperature=1.0, entropy_trains=False)

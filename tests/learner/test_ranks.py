@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from rank_scenarios import SCENARIOS, outcome, run_config
+from rank_scenarios import SCENARIOS, main, outcome, run_config
 from tiny_models import batch, learner, qwen2, save, whole_weights
 
 from learner import process_group
-
-pytestmark = pytest.mark.usefixtures("alone")
 
 WORLD_SIZE = 2
 
@@ -28,16 +26,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def out(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes left: rank0.pt, rank1.pt and checkpoints/."""
+    """What two processes left, this one as rank 0: rank0.pt, rank1.pt and checkpoints/."""
     folder = tmp_path_factory.mktemp("ranks")
     script = Path(__file__).with_name("rank_scenarios.py")
     port = process_group.open_store("127.0.0.1").port
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parent)}
-    processes = [
-        subprocess.Popen([sys.executable, str(script), str(rank), str(WORLD_SIZE), str(port), str(models), str(folder)], env=environment)
-        for rank in range(WORLD_SIZE)
-    ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    other = subprocess.Popen([sys.executable, str(script), "1", str(WORLD_SIZE), str(port), str(models), str(folder)], env=environment)
+    try:
+        main(0, WORLD_SIZE, port, models, folder)
+    finally:
+        process_group.leave()
+        code = other.wait(timeout=90)
+    assert code == 0
     return folder
 
 
@@ -48,7 +48,7 @@ def two_ranks(out: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("model", ["untied", "tied"])
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_two_ranks_take_the_steps_of_one(name: str, model: str, models: Path, two_ranks: list[dict[str, Any]]) -> None:
+def test_two_ranks_take_the_steps_of_one(name: str, model: str, models: Path, two_ranks: list[dict[str, Any]], alone: None) -> None:
     one = outcome(models / model, SCENARIOS[name], rank=0, world_size=1)
     for rank in range(WORLD_SIZE):
         two = two_ranks[rank][f"{model}, {name}"]
@@ -65,7 +65,7 @@ def test_only_rank_0_publishes(two_ranks: list[dict[str, Any]]) -> None:
         assert torch.equal(tensor, first["weights"][name].to(torch.bfloat16))
 
 
-def test_one_rank_resumes_what_two_ranks_saved(models: Path, out: Path, two_ranks: list[dict[str, Any]]) -> None:
+def test_one_rank_resumes_what_two_ranks_saved(models: Path, out: Path, two_ranks: list[dict[str, Any]], alone: None) -> None:
     ours = learner(run_config(models / "tied", {}))
     ours.load_state(out / "checkpoints" / "step-000001")
     ours.train_step(batch(step=2))
