@@ -1,0 +1,140 @@
+"""The Ray cluster of a run: joined or started, and what each kind of actor asks of it.
+
+Owns resources, label selectors and the addresses of nodes. Called by the controller and by `firesteel eval`; knows no queue and no model.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import ray
+
+from rlvr.config import Config
+from rlvr.errors import ConfigError, UserError
+
+logger = logging.getLogger(__name__)
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
+"""Ray settings that a run does not leave to chance: nothing is sent anywhere, and an actor without GPUs keeps the machine's own settings."""
+
+
+class Cluster(msgspec.Struct, frozen=True, kw_only=True):
+    """The Ray that a run lives in."""
+
+    address: str
+    namespace: str
+    is_ours: bool
+    num_gpus: int
+
+    def device(self, setting: str) -> str:
+        """`cpu` or `cuda` for a setting of auto, cpu or cuda."""
+        return setting if setting != "auto" else ("cuda" if self.num_gpus else "cpu")
+
+
+def connect(config: Config, *, namespace: str) -> Cluster:
+    """Join the Ray of RAY_ADDRESS, or start one on this machine. Raises UserError where neither works."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
+    joined = os.environ.get("RAY_ADDRESS", "")
+    logical: dict[str, Any] = {} if joined else {"num_cpus": max(os.cpu_count() or 1, _cpus_asked(config)), "include_dashboard": False}
+    try:
+        context: Any = ray.init(
+            address=joined or None,
+            namespace=namespace,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+            **logical,
+        )
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        where = f"the Ray of RAY_ADDRESS={joined} cannot be joined" if joined else "Ray cannot start on this machine"
+        raise UserError(f"{where} ({first}); `firesteel doctor` says what is missing") from error
+    cluster = Cluster(
+        address=context.address_info["gcs_address"],
+        namespace=namespace,
+        is_ours=not joined,
+        num_gpus=int(ray.cluster_resources().get("GPU", 0)),
+    )
+    try:
+        _check_gpus(config, cluster)
+    except ConfigError:
+        ray.shutdown()
+        raise
+    return cluster
+
+
+def _cpus_asked(config: Config) -> int:
+    return config.generators.count + config.verifiers.count + config.learner.ranks
+
+
+def _check_gpus(config: Config, cluster: Cluster) -> None:
+    """Refuse more GPUs than there are; a joined cluster may still grow, so there it is a warning."""
+    generators = config.generators.count * config.generators.tensor_parallel if cluster.device(config.generators.device) == "cuda" else 0
+    learner = config.learner.ranks if cluster.device(config.learner.device) == "cuda" else 0
+    if generators + learner <= cluster.num_gpus:
+        return
+    message = (
+        f"generators ask for {generators} GPUs and the learner for {learner}, the cluster has {cluster.num_gpus}; "
+        "lower generators.count, generators.tensor_parallel or learner.ranks, or set their device to cpu"
+    )
+    if cluster.is_ours:
+        raise ConfigError(message)
+    logger.warning("%s; waiting for the cluster to grow", message)
+
+
+def spawn(actor: type, *arguments: Any, **options: Any) -> Any:
+    """Start one actor; returns its handle. The options are those of `options`."""
+    return ray.remote(actor).options(**options).remote(*arguments)
+
+
+def options(
+    *,
+    name: str,
+    cluster: Cluster,
+    labels: Mapping[str, str],
+    cpus: float,
+    gpus: int = 0,
+    threads: int | None = None,
+    env: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Ray options of one actor of a run: its place, its name in the run's namespace, and that nobody restarts it behind our back."""
+    chosen: dict[str, Any] = {
+        "name": name,
+        "namespace": cluster.namespace,
+        "num_cpus": cpus,
+        "num_gpus": gpus,
+        "max_restarts": 0,
+        "max_task_retries": 0,
+        "runtime_env": {"env_vars": dict(env or {})},
+    }
+    if threads is not None:
+        chosen["max_concurrency"] = threads
+    if labels:
+        chosen["label_selector"] = dict(labels)
+    return chosen
+
+
+def node_address() -> str:
+    """The address of this process's Ray node, by which other nodes reach it."""
+    return ray.util.get_node_ip_address()
+
+
+def metrics_host(bind: str) -> str:
+    """The address under which metrics served on `bind` are found: `bind` itself, or this node's where that means every address."""
+    return node_address() if bind in ("0.0.0.0", "::", "") else bind
+
+
+def free_port(host: str) -> int:
+    """A port that was free on `host` a moment ago."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.bind((host, 0))
+        port: int = listener.getsockname()[1]
+        return port

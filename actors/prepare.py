@@ -1,0 +1,111 @@
+"""Everything a run can be refused for before anything is started or written.
+
+Owns the step from a configuration to a `Plan`: problems, rendered and tokenised prompts, evaluation prompts, token limits. Called by the CLI;
+starts nothing, writes nothing. Raises ConfigError or ProblemError with one sentence.
+"""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from actors.evaluation import TRAIN_SET, EvaluationPrompt
+from actors.tokenizer import Tokenizer
+from rlvr import config_rules
+from rlvr.config import Config, EvaluationSet
+from rlvr.errors import ConfigError, ProblemError
+from rlvr.problems import Problem, load_problems, render, training_problems
+from verifier.verify import Verifier
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that can start: what is trained, evaluated and where a completion ends."""
+
+    problems: tuple[Problem, ...]
+    prompts: dict[str, tuple[int, ...]]
+    """Prompt token ids by problem id."""
+    golds: dict[str, str]
+    evaluation: tuple[EvaluationPrompt, ...]
+    stop_token_ids: tuple[int, ...]
+    evaluation_stop_token_ids: tuple[int, ...]
+    evaluation_max_tokens: int
+    max_model_len: int
+    rollouts_per_step: int
+
+
+def prepare(config: Config) -> Plan:
+    """Resolve everything that a run needs to know before it starts. Reads files, needs no GPU and no Ray."""
+    problems = training_problems(config.prompts)
+    config_rules.check_run(config, num_problems=len(problems))
+    tokenizer = Tokenizer(config.model)
+    check_golds(problems, config)
+    prompts = render_prompts(problems, tokenizer, config)
+    evaluation = _evaluation_prompts(config, tokenizer, problems)
+    for problem_id, prompt_ids in prompts.items():
+        if not 0 < len(prompt_ids) <= config.rollout.max_prompt_tokens:
+            raise ProblemError(
+                f"problem {problem_id}: its prompt has {len(prompt_ids)} tokens, "
+                f"rollout.max_prompt_tokens allows 1 to {config.rollout.max_prompt_tokens}"
+            )
+    evaluation_max_tokens = config.evaluation.max_completion_tokens or config.rollout.max_completion_tokens
+    longest_evaluation = max((len(prompt.prompt_ids) for prompt in evaluation), default=0) + evaluation_max_tokens
+    stop_token_ids = tokenizer.stop_token_ids(config.rollout.stop_tokens, key="rollout.stop_tokens")
+    evaluation_stops = config.evaluation.stop_tokens
+    return Plan(
+        problems=tuple(problems),
+        prompts=prompts,
+        golds={problem.id: problem.answer for problem in problems},
+        evaluation=tuple(evaluation),
+        stop_token_ids=stop_token_ids,
+        evaluation_stop_token_ids=(
+            stop_token_ids if evaluation_stops is None else tokenizer.stop_token_ids(evaluation_stops, key="evaluation.stop_tokens")
+        ),
+        evaluation_max_tokens=evaluation_max_tokens,
+        max_model_len=max(max(map(len, prompts.values())) + config.rollout.max_completion_tokens, longest_evaluation),
+        rollouts_per_step=config_rules.rollouts_per_step(config, num_problems=len(problems)),
+    )
+
+
+def check_golds(problems: Sequence[Problem], config: Config) -> None:
+    """Refuse a gold answer that the verifier itself cannot parse: as a reward it would be 0 for ever."""
+    verifier = Verifier.for_training(config)  # not started: parsing a gold needs no sandbox
+    for problem in problems:
+        fault = verifier.check_gold(problem.answer)
+        if fault is not None:
+            raise ProblemError(
+                f"problem {problem.id}: its gold answer {problem.answer!r} cannot be graded: {fault}; correct it, or set prompts.answers.{problem.id}"
+            )
+
+
+def render_prompts(problems: Sequence[Problem], tokenizer: Tokenizer, config: Config, *, template: str = "") -> dict[str, tuple[int, ...]]:
+    """Prompt token ids by problem id, under `template` (default: the training template)."""
+    chosen = template or config.prompts.template or ("chat" if tokenizer.has_chat_template else "raw")
+    if chosen == "chat" and not tokenizer.has_chat_template:
+        raise ConfigError('template = "chat", but the tokenizer of this model has no chat template; use "raw" or a template file')
+    chat: Callable[[list[dict[str, str]]], str] | None = tokenizer.chat if tokenizer.has_chat_template else None
+    return {problem.id: tokenizer.encode(render(problem, template=chosen, user_suffix=config.prompts.user_suffix, chat=chat)) for problem in problems}
+
+
+def _evaluation_prompts(config: Config, tokenizer: Tokenizer, training: Sequence[Problem]) -> list[EvaluationPrompt]:
+    template = config.evaluation.template
+    prompts: list[EvaluationPrompt] = []
+    for name, file, settings in config_rules.evaluation_files(config):
+        problems = load_problems(file)
+        check_golds(problems, config)
+        prompts += _prompts_of_set(name, problems, render_prompts(problems, tokenizer, config, template=template), settings)
+    # The training problem is asked as in training: what is reported is the accuracy on the prompt that is trained.
+    prompts += _prompts_of_set(TRAIN_SET, training, render_prompts(training, tokenizer, config), EvaluationSet())
+    return prompts
+
+
+def _prompts_of_set(name: str, problems: Sequence[Problem], prompts: dict[str, tuple[int, ...]], settings: EvaluationSet) -> list[EvaluationPrompt]:
+    return [
+        EvaluationPrompt(
+            set_name=name,
+            problem_id=problem.id,
+            prompt_ids=prompts[problem.id],
+            gold=problem.answer,
+            samples=settings.samples_per_problem,
+            temperature=settings.temperature,
+        )
+        for problem in problems
+    ]

@@ -1,0 +1,156 @@
+"""The run folder: every file a run writes for people and commands, and how a command finds a live run through it.
+
+Owns names and formats of the files. Called by the controller (writes) and the CLI (reads); knows no Ray. Only the host of the controller sees this
+folder: actors hand their lines to the controller.
+"""
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rlvr.config import Config
+from rlvr.config_file import dump_config
+from rlvr.errors import UserError
+
+CONFIG = "config.toml"
+METRICS = "metrics.jsonl"
+EVALUATIONS = "evals.jsonl"
+EVENTS = "events.jsonl"
+ROLLOUTS = "rollouts"
+CHECKPOINTS = "checkpoints"
+SUMMARY = "summary.json"
+ADDRESS = "run.json"
+MIN_FREE_BYTES = 256 * 2**20
+"""A run is refused on a disk with less: logs, rollouts and a checkpoint of the smallest model need it."""
+
+
+class RunAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """How to reach a live run: its Ray, and the controller's HTTP address."""
+
+    ray_address: str
+    namespace: str
+    service: str
+    pid: int
+    started: str
+
+
+class RunFolder:
+    """A run's folder, made once and never overwritten."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, config: Config) -> "RunFolder":
+        """Make the folder with its resolved configuration. Raises UserError where it exists or cannot be written."""
+        check_can_create(path)
+        try:
+            path.mkdir(parents=True)
+            for name in (ROLLOUTS, CHECKPOINTS):
+                (path / name).mkdir()
+            (path / CONFIG).write_text(dump_config(config), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"the run folder {path} cannot be written: {error.strerror}; choose another with --run-dir") from error
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """The folder of a run that exists. Raises UserError where `path` is none."""
+        if not (path / CONFIG).is_file():
+            raise UserError(f"{path} is no run folder (it has no {CONFIG}); give the folder that `firesteel run` printed")
+        return cls(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / CHECKPOINTS
+
+    def append(self, name: str, record: Any) -> None:
+        """Add one JSON line to metrics, evaluations or events."""
+        with (self.path / name).open("ab") as file:
+            file.write(msgspec.json.encode(record) + b"\n")
+
+    def event(self, kind: str, **facts: Any) -> None:
+        """Add what happened, with the time, to events.jsonl."""
+        self.append(EVENTS, {"time": _now(), "event": kind, **facts})
+
+    def read(self, name: str) -> list[dict[str, Any]]:
+        """The whole lines of a JSONL file; a last line that is still being written is left out."""
+        file = self.path / name
+        if not file.is_file():
+            return []
+        text = file.read_text(encoding="utf-8")
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+    def write_json(self, name: str, record: Any) -> None:
+        """Write a whole file at once: complete, or not there."""
+        part = self.path / f".{name}.part"
+        part.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+        os.replace(part, self.path / name)
+
+    def write_address(self, address: RunAddress) -> None:
+        self.write_json(ADDRESS, address)
+
+    def address(self) -> RunAddress | None:
+        file = self.path / ADDRESS
+        return msgspec.json.decode(file.read_bytes(), type=RunAddress) if file.is_file() else None
+
+    def summary(self) -> dict[str, Any] | None:
+        file = self.path / SUMMARY
+        return json.loads(file.read_bytes()) if file.is_file() else None
+
+    def write_rollouts(self, step: int, data: bytes, *, keep_bytes: float) -> int:
+        """Keep one step's rollouts; the oldest files go until the folder is within `keep_bytes`. Returns how many went."""
+        folder = self.path / ROLLOUTS
+        part = folder / f".{step:08d}.part"
+        part.write_bytes(data)
+        os.replace(part, folder / f"{step:08d}.msgpack.zst")
+        files = sorted(folder.glob("*.msgpack.zst"))
+        sizes = [file.stat().st_size for file in files]
+        excess, removed = sum(sizes) - keep_bytes, 0
+        for file, size in zip(files[:-1], sizes[:-1], strict=True):
+            if excess <= 0:
+                break
+            file.unlink()
+            excess -= size
+            removed += 1
+        return removed
+
+    def rollout_files(self, step: int | None = None) -> Iterator[tuple[int, bytes]]:
+        """The kept rollouts, (step, compressed bytes), oldest first."""
+        for file in sorted((self.path / ROLLOUTS).glob("*.msgpack.zst")):
+            number = int(file.name.partition(".")[0])
+            if step is None or number == step:
+                yield number, file.read_bytes()
+
+
+def default_path(name: str) -> Path:
+    """`runs/NAME-TIME`, of the local clock; what a file name cannot hold becomes a dash."""
+    return Path("runs") / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def check_can_create(path: Path) -> None:
+    """Raise UserError where a run cannot write `path`: it exists, its parent is a file or read-only, or the disk is full."""
+    if path.exists():
+        raise UserError(f"the run folder {path} exists; choose another with --run-dir, or move it away (a run never overwrites one)")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise UserError(f"the run folder {path} cannot be made: {parent} is not a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"the run folder {path} cannot be made: {parent} is not writable")
+    free = shutil.disk_usage(parent).free
+    if free < MIN_FREE_BYTES:
+        raise UserError(
+            f"the disk of {parent} has {free >> 20} MiB free, a run needs {MIN_FREE_BYTES >> 20} MiB; free some, or choose another --run-dir"
+        )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

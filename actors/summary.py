@@ -1,0 +1,59 @@
+"""What a run leaves behind in one file: `summary.json`.
+
+Owns its keys. Made by the controller at every end of a run, good or bad; read by people, by `make demo` and by benchmarks.
+"""
+
+import msgspec
+
+
+class RolloutSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """accepted = consumed + dropped + held."""
+
+    accepted: int
+    consumed: int
+    dropped: dict[str, int]
+    held: int
+
+
+class ProcessSummary(msgspec.Struct, frozen=True, kw_only=True):
+    generators: int
+    verifiers: int
+    learner_ranks: int
+
+
+class SecondsSummary(msgspec.Struct, frozen=True, kw_only=True):
+    setup: float
+    """Until every actor stood and version 0 was published."""
+    training: float
+    """From there to the last trained step; evaluations on the way included."""
+    total: float
+
+
+class WeightSummary(msgspec.Struct, frozen=True, kw_only=True):
+    versions: int
+    bytes_sent: int
+    pause_seconds_max: float
+    """From calling pause to the return of resume, the longest of all engines."""
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole run. Accuracies are fractions: greedy, on the first evaluation set, of bf16-rounded weights; None where it was not evaluated."""
+
+    name: str
+    steps: int
+    versions_published: int
+    accuracy_before: float | None
+    accuracy_after: float | None
+    train_accuracy_after: float | None
+    rollouts: RolloutSummary
+    tokens_generated: int
+    staleness_max_seen: int
+    verdicts: dict[str, int]
+    processes: ProcessSummary
+    seconds: SecondsSummary
+    rollouts_per_second: float
+    """Consumed rollouts over the seconds of training."""
+    weights: WeightSummary
+    stopped: str
+    """finished, interrupted or failed."""
+    error: str | None

@@ -1,0 +1,94 @@
+"""The verifier as a Ray actor: leases unverified answers, judges them in the sandbox, hands verdicts in.
+
+Owns the flow between one sandboxed verifier and the rollout queue. Imports neither torch nor vLLM: its image has none.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Never
+
+import msgspec
+import ray
+
+from actors import cluster
+from actors.queue_client import QueueClient
+from rlvr import wire
+from rlvr.config import Config
+from rlvr.errors import Closed
+from rlvr.metrics import Registry
+from rlvr.records import Unverified, Verdict
+from verifier.verify import Verifier
+
+logger = logging.getLogger(__name__)
+
+LEASE_SIZE = 64
+"""Answers of one lease at most; with one problem nearly all are settled in microseconds."""
+LEASE_WAIT_S = 1.0
+BEAT_S = 5.0
+
+
+class VerifierAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one verifier lives."""
+
+    host: str
+    metrics_port: int
+
+
+class VerifierActor:
+    """One verifier with its sandboxed children."""
+
+    def __init__(self, name: str, config: Config) -> None:
+        self._name = name
+        self._metrics = Registry(role="verifier", replica=name)
+        self._training = Verifier.for_training(config)
+        self._evaluation = Verifier.for_evaluation(config)
+        self._bind = config.metrics.bind
+        self._workers = config.verifiers.workers
+
+    async def start(self) -> VerifierAddress:
+        """Start the sandboxed children."""
+        await asyncio.to_thread(self._training.start)
+        await asyncio.to_thread(self._evaluation.start)
+        return VerifierAddress(host=cluster.metrics_host(self._bind), metrics_port=self._metrics.serve(self._bind))
+
+    async def run(self, queue: ray.actor.ActorHandle) -> None:
+        """Judge until the queue closes; as many leases in flight as there are children."""
+        client = QueueClient(queue)
+        try:
+            async with asyncio.TaskGroup() as loops:  # Closed raised in one ends all
+                loops.create_task(self._beat(client))
+                for _ in range(self._workers):
+                    loops.create_task(self._judge_until_closed(client))
+        except* Closed:
+            logger.info("the queue closed; verifier=%s stops", self._name)
+
+    async def judge_evaluation(self, frame: bytes) -> bytes:
+        """Verdicts of evaluation samples, in order, by the evaluation's grader."""
+        cases = wire.unpack(frame, list[Unverified])
+        return wire.pack(await asyncio.to_thread(self._evaluation.verify_many, cases))
+
+    async def stop(self) -> None:
+        """Leave no process behind."""
+        await asyncio.to_thread(self._training.close)
+        await asyncio.to_thread(self._evaluation.close)
+
+    async def _beat(self, queue: QueueClient) -> Never:
+        """Gives a sign of life; waits for the clock."""
+        while True:
+            await queue.beat(self._name, role="verifier")
+            await asyncio.sleep(BEAT_S)
+
+    async def _judge_until_closed(self, queue: QueueClient) -> Never:
+        """Takes unverified answers, gives verdicts; waits for the queue and for the sandbox."""
+        while True:
+            cases = await queue.lease_unverified(LEASE_SIZE, verifier=self._name, wait_s=LEASE_WAIT_S)
+            if cases:
+                verdicts = await asyncio.to_thread(self._training.verify_many, cases)
+                self._count(verdicts)
+                await queue.put_verdicts(verdicts, verifier=self._name)
+
+    def _count(self, verdicts: Sequence[Verdict]) -> None:
+        for verdict in verdicts:
+            self._metrics.counter("rlvr_verdicts_total", kind=verdict.kind.value, stage=verdict.stage).inc()
+            self._metrics.histogram("rlvr_verify_seconds", stage=verdict.stage).observe(verdict.seconds)
