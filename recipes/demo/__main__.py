@@ -7,10 +7,7 @@ Exit codes: 0 every claim holds; 1 a claim is missed or a run failed, the table 
 """
 
 import argparse
-import os
 import shlex
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,13 +18,13 @@ from rich.console import Console
 from actors.run_folder import RunFolder
 from recipes.demo import report
 from recipes.demo.base import Recipe, cached_base
+from recipes.demo.child import call
 from recipes.demo.controls import ARMS, ONE_SHOT, Arm
 from recipes.demo.results import Claim, Result, as_details, control_claims, one_shot_claims, read_result, worst
 from rlvr.errors import UserError
 
 RUN_FILE = report.ROOT / "recipes" / "demo.toml"
 INTERRUPTED = 130
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class RunEnded(Exception):  # noqa: N818 - a run that ended early is no error of this program
@@ -70,18 +67,6 @@ def command_of(arm: Arm, seed: int, base: Path, run_dir: Path) -> list[str]:
     settings = (f"model.policy={base}", f"run.seed={seed}", f"run.name=demo-{arm.name}", *arm.overrides)
     firesteel = Path(sys.executable).with_name("firesteel")
     return [str(firesteel), "run", str(RUN_FILE), "--run-dir", str(run_dir), *(word for setting in settings for word in ("--set", setting))]
-
-
-def call(command: list[str]) -> int:
-    """Run a command to its end and return its exit code; signals go to it alone, so that it ends as it is made to."""
-    environment = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", **os.environ}
-    child = subprocess.Popen(command, process_group=0, stdin=subprocess.DEVNULL, env=environment)
-    before = {number: signal.signal(number, lambda received, _: child.send_signal(received)) for number in FORWARDED}
-    try:
-        return child.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def run_arm(arm: Arm, *, seed: int, run_dir: Path, label: str, console: Console) -> Result:

@@ -137,7 +137,7 @@ print("ready", flush=True)
 asked.wait(30)
 sys.exit(130)
 """
-    demo_process = f"import sys; from recipes.demo.__main__ import call; sys.exit(call([sys.executable, '-c', {run!r}]))"
+    demo_process = f"import sys; from recipes.demo.child import call; sys.exit(call([sys.executable, '-c', {run!r}]))"
     with subprocess.Popen([sys.executable, "-c", demo_process], cwd=report.ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
