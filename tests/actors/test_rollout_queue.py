@@ -42,6 +42,14 @@ def test_weights_of_a_later_step_free_the_slots_of_a_version_that_was_never_appl
     assert queue.counts().slots["training"] == 0
 
 
+def test_weights_free_the_slots_of_their_step_and_of_no_later_one() -> None:
+    queue = RolloutQueue(rollouts_per_step=2, max_staleness=2)
+    fill(queue)
+    batch_of(queue, 1), batch_of(queue, 2)
+    queue.applied(Version(step=1), generator="g0")
+    assert queue.counts().slots == {"leased": 0, "generated": 0, "verifying": 0, "verified": 2, "training": 2}
+
+
 def test_a_lease_that_ends_without_its_work_gives_its_slots_back() -> None:
     clock = Clock()
     queue = RolloutQueue(rollouts_per_step=3, lease_s=10.0, clock=clock)

@@ -158,6 +158,11 @@ class QueueMachine(RuleBasedStateMachine):
         last = len(self.world.batches)
         assert self.queue.next_batch(last) == self.world.batches[last]
 
+    @rule(num_slow=st.integers(0, 2))
+    def a_turn_that_slow_completions_sit_out(self, num_slow: int) -> None:
+        """Takes the run far enough for batches to pass what is slow."""
+        self._take_a_fair_turn(num_slow)
+
     # --- the laws
 
     @invariant()
@@ -192,11 +197,11 @@ class QueueMachine(RuleBasedStateMachine):
         assert counts.held == 0
         assert self.is_broken or counts.consumed + counts.closed_members == NUM_STEPS * sum(self.sizes)
 
-    def _take_a_fair_turn(self) -> None:
+    def _take_a_fair_turn(self, num_slow: int = 0) -> None:
         for generator in GENERATORS:
             self.apply_weights(generator, 0)
-            self.lease(generator, 2)
-        while self.world.running:
+            self.lease(generator, 4)
+        while len(self.world.running) > num_slow:
             self._put(self.world.running.pop(), 3)
         for answer in self.queue.lease_unverified(100, verifier="v0"):
             self.queue.put_verdicts([verdict_of(answer)])
