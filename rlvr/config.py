@@ -26,7 +26,7 @@ class RunConfig(Table, frozen=True, kw_only=True):
     num_steps: Annotated[int, Meta(ge=1, description="training steps")] = 2000
     checkpoint_every_steps: Annotated[int, Meta(ge=0, description="steps between checkpoints; 0 = only the last")] = 20
     eval_every_steps: Annotated[int, Meta(ge=0, description="steps between evaluations; 0 = only before and after")] = 20
-    seed: Annotated[int, Meta(ge=0, description="seeds sampling, data order and the learner")] = 1
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1, description="seeds sampling, data order and the learner")] = 1
     store: Annotated[str, Meta(description="folder of the checkpoints; empty = in the run folder")] = ""
     deterministic: Annotated[bool, Meta(description="same rollouts and same bits in every run; needs max_staleness 0 and one generator")] = False
     keep_rollouts_gib: Annotated[float, Meta(ge=0.0, description="GiB of rollouts/ kept on disk, the oldest go first")] = 2.0
@@ -182,7 +182,7 @@ class VerifiersConfig(Table, frozen=True, kw_only=True):
     count: Annotated[int, Meta(ge=1, description="verifier actors")] = 1
     workers: Annotated[int, Meta(ge=1, description="sandboxed children of each verifier")] = 1
     undecided: Annotated[Literal["zero", "exclude"], Meta(description="an undecided answer earns reward.wrong, or leaves its group")] = "zero"
-    cpu_budget_s: Annotated[float, Meta(gt=0.0, description="CPU seconds after which an answer is undecided")] = 1.0
+    cpu_budget_s: Annotated[float, Meta(gt=0.0, description="CPU seconds after which an answer is undecided")] = 0.5
     wall_s: Annotated[float, Meta(gt=0.0, description="wall seconds after which a child is killed")] = 1.5
     memory_mib: Annotated[int, Meta(ge=256, description="address space of a child")] = 1024
     require: Annotated[tuple[Literal["seccomp", "landlock"], ...], Meta(description="sandbox layers without which the run does not start")] = ()

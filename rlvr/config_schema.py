@@ -101,7 +101,7 @@ def to_toml(value: Any) -> str:
 
 
 def _bounds(kind: inspect.IntType | inspect.FloatType) -> str:
-    words = [f"{sign} {bound:g}" for sign, bound in ((">=", kind.ge), (">", kind.gt), ("<=", kind.le), ("<", kind.lt)) if bound is not None]
+    words = [f"{sign} {bound:.12g}" for sign, bound in ((">=", kind.ge), (">", kind.gt), ("<=", kind.le), ("<", kind.lt)) if bound is not None]
     return " " + " and ".join(words) if words else ""
 
 
