@@ -27,9 +27,8 @@ class Role(enum.StrEnum):
 class SlotState(enum.StrEnum):
     LEASED = "leased"
     GENERATED = "generated"
-    VERIFYING = "verifying"
     VERIFIED = "verified"
-    TRAINING = "training"  # handed to the learner, and no generator has applied the weights that it makes
+    CONSUMED = "consumed"  # trained, or being trained, by weights that no generator has applied yet
 
 
 class VerifyStage(enum.StrEnum):
@@ -79,15 +78,17 @@ _QUEUE = _specs(
     ("counter", "rlvr_rollouts_accepted_total", "rollouts", "Rollouts accepted from generators; equals trained + dropped + held."),
     ("counter", "rlvr_rollouts_trained_total", "rollouts", "Rollouts handed to the learner in a batch."),
     ("counter", "rlvr_rollouts_dropped_total", "rollouts", "Accepted rollouts that will not train, by reason.", {"reason": DropReason}),
-    ("gauge", "rlvr_rollouts_held", "rollouts", "Accepted rollouts that are neither trained nor dropped yet."),
-    ("counter", "rlvr_rollouts_refused_total", "rollouts", "Rollouts that were not accepted: their lease is gone, or they are here already."),
-    ("counter", "rlvr_rollouts_resampled_total", "rollouts", "Dropped rollouts whose place in their group was sampled again."),
-    ("counter", "rlvr_rollouts_missing_total", "rollouts", "Members that groups lacked when they trained."),
-    ("counter", "rlvr_tokens_accepted_total", "tokens", "Completion tokens of accepted rollouts; per rollout, the mean length generated."),
     ("counter", "rlvr_tokens_dropped_total", "tokens", "Completion tokens of dropped rollouts, by reason.", {"reason": DropReason}),
-    ("counter", "rlvr_leases_expired_total", "leases", "Leases taken back at their deadline, or from a worker that was lost."),
-    ("gauge", "rlvr_batch_step", "steps", "Step of the newest batch."),
-    ("histogram", "rlvr_rollout_staleness_versions", "versions", "Staleness of the trained rollouts.", _VERSIONS),
+    ("counter", "rlvr_rollouts_refused_total", "rollouts", "Rollouts refused because their lease is gone or their id is known."),
+    ("counter", "rlvr_rollouts_missing_total", "rollouts", "Members that groups lacked when they trained."),
+    ("gauge", "rlvr_rollouts_held", "rollouts", "Accepted rollouts that are neither trained nor dropped yet."),
+    ("counter", "rlvr_leases_expired_total", "leases", "Leases taken back at their deadline or from a worker that died."),
+    ("gauge", "rlvr_generators_waiting", "generators", "Generators that wait for a lease: back-pressure of the staleness bound."),
+    ("gauge", "rlvr_unverified_rollouts", "rollouts", "Rollouts that wait for a verifier."),
+    ("gauge", "rlvr_queue_oldest_seconds", "seconds", "Age of the oldest rollout held."),
+    ("histogram", "rlvr_rollout_staleness_versions", "versions", "Staleness of the rollouts of each batch.", _VERSIONS),
+    ("histogram", "rlvr_accepted_completion_tokens", "tokens", "Completion length of the accepted rollouts.", _TOKENS),
+    ("histogram", "rlvr_trained_completion_tokens", "tokens", "Completion length of the trained rollouts.", _TOKENS),
 )
 _GENERATOR = _specs(
     Role.GENERATOR,
