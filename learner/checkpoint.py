@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers.core_model_loading import revert_weight_conversion
 
-from learner.model_folder import copy_tokenizer
+from learner.model_folder import GENERATION_CONFIG, copy_files
 from learner.policy import Policy
 from rlvr.errors import LearnerError, UserError
 from rlvr.records import Version
@@ -117,21 +117,23 @@ def _write_model(learner: "Learner", folder: Path, tensors: dict[str, Tensor]) -
     config.dtype = torch.bfloat16
     config.architectures = [type(model).__name__]
     config.save_pretrained(folder)
-    if model.generation_config is not None:
+    copy_files(learner.folder, folder, with_code=learner.config.model.trust_remote_code)
+    if model.generation_config is not None and not (folder / GENERATION_CONFIG).exists():
         model.generation_config.save_pretrained(folder)
-    copy_tokenizer(learner.folder, folder, with_code=learner.config.model.trust_remote_code)
 
 
 def _together(acts: bool, action: Callable[[], None], *, what: str) -> None:
     """Run an action where `acts`; every rank waits for it and raises LearnerError when it failed anywhere."""
-    failure = ""
-    if acts:
-        try:
-            action()
-        except OSError as error:
-            failure = str(error)
+    failure = "another error" if acts else ""
     failures: list[str] = [""] * dist.get_world_size()
-    dist.all_gather_object(failures, failure)
+    try:
+        if acts:
+            action()
+        failure = ""
+    except OSError as error:
+        failure = str(error)
+    finally:  # whatever was raised here, the others must not wait
+        dist.all_gather_object(failures, failure)
     if any(failures):
         raise LearnerError(f"{what}: {next(filter(None, failures))}")
 

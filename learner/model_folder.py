@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from rlvr.errors import UserError
 
+GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model", "*.tiktoken")
 REMOTE_CODE_FILES = ("*.py",)
 
@@ -47,9 +48,9 @@ def load(folder: Path, *, dtype: torch.dtype, trust_remote_code: bool) -> PreTra
     return model.eval()
 
 
-def copy_tokenizer(source: Path, target: Path, *, with_code: bool) -> None:
-    """Copy the tokenizer's files, byte for byte; with_code = True also the Python that a model folder brings along."""
-    for pattern in (*TOKENIZER_FILES, *(REMOTE_CODE_FILES if with_code else ())):
+def copy_files(source: Path, target: Path, *, with_code: bool) -> None:
+    """Copy what training does not change, tokenizer and generation settings, byte for byte; with_code = True also the folder's own Python."""
+    for pattern in (*TOKENIZER_FILES, GENERATION_CONFIG, *(REMOTE_CODE_FILES if with_code else ())):
         for file in sorted(source.glob(pattern)):
             if file.is_file():
                 shutil.copyfile(file, target / file.name)

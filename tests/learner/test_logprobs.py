@@ -1,12 +1,15 @@
 """Logprobs in chunks against logits at once, and the promise about memory."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny_models import batch, config, learner, qwen2, save
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from learner.logprobs import token_logprobs
+from rlvr.config import LearnerConfig
 
 TOKENS, HIDDEN, VOCAB = 37, 16, 101
 
@@ -80,3 +83,14 @@ def test_logits_of_more_than_a_chunk_never_exist_forward_or_backward(entropy_tra
     with WidestOverVocabulary() as all_logits:
         at_once(entropy_trains=entropy_trains)
     assert all_logits.rows == TOKENS
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_whole_training_step_never_holds_more_logits_than_a_chunk(tmp_path: Path) -> None:
+    folder = save(qwen2(hidden=64, vocab=VOCAB), tmp_path / "model")
+    run = config(folder, objective={"kl_coef": 0.1, "entropy_coef": 0.1}, learner=LearnerConfig(logprob_chunk_tokens=16))
+    ours, made = learner(run), batch(num=32)
+    assert sum(judged.rollout.num_tokens for judged in made.rollouts) > 200
+    with WidestOverVocabulary() as seen:
+        ours.train_step(made)
+    assert 16 <= seen.rows <= 64  # 64 = the head's own hidden size

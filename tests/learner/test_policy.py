@@ -58,6 +58,15 @@ def test_recomputed_activations_give_the_same_gradients(small: Path) -> None:
     assert all(torch.equal(plain, recomputed) for plain, recomputed in zip(*gradients, strict=True))
 
 
+@pytest.mark.parametrize(("recompute", "passes"), [(False, 1), (True, 2)])
+def test_a_layer_runs_again_in_the_backward_pass_only_where_asked(small: Path, recompute: bool, passes: int) -> None:
+    ours = learner(config(small, model={"activation_checkpointing": recompute}))
+    runs: list[object] = []
+    ours.policy.model.get_submodule("model.layers.0.mlp").register_forward_pre_hook(lambda *_: runs.append(None))
+    ours.policy(IDS, POSITIONS, TARGETS)[0].sum().backward()
+    assert len(runs) == passes
+
+
 def test_recomputing_activations_leaves_dropout_off(tmp_path: Path) -> None:
     folder = save(gpt2(), tmp_path / "model")  # GPT-2 has dropout 0.1
     ours = learner(config(folder, model={"activation_checkpointing": True}))
