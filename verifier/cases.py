@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import msgspec
 from rich.console import Console
@@ -36,22 +37,29 @@ class CasesReport(msgspec.Struct, frozen=True):
 def verify_file(
     cases: Path, out: Path, *, config: Config | None = None, extract: Extract = "all", grader: Grader = "firesteel", workers: int | None = None
 ) -> CasesReport:
-    """Judge every row of `cases` into `out`. Raises UserError, with nothing written, when a line is malformed or a file cannot be used."""
-    num_rows = _check_rows(cases)
+    """Judge every row of `cases` into `out` with a verifier of its own. Raises UserError, with nothing written, when a file cannot be used."""
+    num_rows = check_rows(cases)
     verifiers = (config or Config()).verifiers
     verifiers = msgspec.structs.replace(verifiers, workers=workers or verifiers.workers)
+    with _written_whole(out) as target, Verifier(verifiers, RewardConfig(extract=extract, grader=grader)) as verifier:
+        return judge_rows(verifier, cases, target, num_rows=num_rows)
+
+
+def judge_rows(verifier: Verifier, cases: Path, target: IO[str], *, num_rows: int) -> CasesReport:
+    """Judge the rows of a checked file with a running verifier, and write their verdicts in the same order."""
     kinds: dict[str, int] = {}
-    with Verifier(verifiers, RewardConfig(extract=extract, grader=grader)) as verifier, _written_whole(out) as target, _progress(num_rows) as advance:
+    with _progress(num_rows) as advance:
         for chunk in _chunks(cases):
             _name_bad_golds(verifier, chunk)
             for verdict in verifier.verify_many(chunk):
                 target.write(_line_of(verdict))
-                kinds[verdict.kind] = kinds.get(verdict.kind, 0) + 1
+                kinds[verdict.kind.value] = kinds.get(verdict.kind.value, 0) + 1
             advance(len(chunk))
     return CasesReport(num_rows, kinds)
 
 
-def _check_rows(cases: Path) -> int:
+def check_rows(cases: Path) -> int:
+    """How many rows there are. Raises UserError that names the first malformed line."""
     try:
         with cases.open("rb") as lines:
             rows = sum(1 for number, line in enumerate(lines, 1) if _read_row(cases, number, line) is not None)
@@ -115,7 +123,7 @@ def _line_of(verdict: Verdict) -> str:
 
 
 @contextlib.contextmanager
-def _written_whole(out: Path) -> Iterator["tempfile._TemporaryFileWrapper[str]"]:
+def _written_whole(out: Path) -> Iterator[IO[str]]:
     """A file beside `out` that takes its place when all rows are in it, and leaves nothing behind when they are not."""
     try:
         target = tempfile.NamedTemporaryFile("w", encoding="ascii", dir=out.parent, prefix=f".{out.name}.", delete=False)  # noqa: SIM115 - renamed below

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 import pytest
 
+from rlvr.config import RewardConfig, VerifiersConfig
 from rlvr.records import VerdictKind
 from verifier.rewards import Graded
 from verifier.sandbox.crew import CrewSettings
@@ -19,10 +20,10 @@ LIMITS = Limits(memory_bytes=1 << 30, lifetime_cpu_s=600)
 Ask = Callable[..., list[Settled]]
 
 
-def attack_settings(*, num_workers: int = 2, cpu_budget_s: float = 0.3, wall_s: float = 1.5) -> CrewSettings:
-    """Workers that run `sandbox_attacks.attack`."""
+def attack_settings(*, reward: str = "sandbox_attacks:attack", num_workers: int = 2, cpu_budget_s: float = 0.3, wall_s: float = 20.0) -> CrewSettings:
+    """Workers that run `sandbox_attacks.attack`; the wall is far off, so that a loaded machine changes nothing."""
     return CrewSettings(
-        setup=Setup(limits=LIMITS, reward="sandbox_attacks:attack"),
+        setup=Setup(limits=LIMITS, reward=reward),
         rules=rules_number(""),
         num_workers=num_workers,
         cpu_budget_s=cpu_budget_s,
@@ -49,7 +50,5 @@ def attacked() -> Iterator[Pool]:
 @pytest.fixture(scope="session")
 def verifier() -> Iterator[Verifier]:
     """One verifier with the default settings and two workers."""
-    from rlvr.config import RewardConfig, VerifiersConfig
-
     with Verifier(VerifiersConfig(workers=2), RewardConfig(extract="all")) as running:
         yield running

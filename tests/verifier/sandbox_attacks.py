@@ -1,7 +1,9 @@
 """What hostile code tries once it runs inside a worker: loaded there as a user's reward, so it meets the real lock."""
 
 import ctypes
+import mmap
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -27,8 +29,6 @@ def _raise_the_stack() -> None:
 
 
 def _write_executable_memory() -> None:
-    import mmap
-
     mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC)
 
 
@@ -63,7 +63,7 @@ _ATTACKS = {
     "map executable memory": _write_executable_memory,
     "import a module": lambda: __import__("wave"),
     "sleep": lambda: time.sleep(100.0),
-    "change the limits": lambda: __import__("resource").setrlimit(__import__("resource").RLIMIT_AS, (-1, -1)),
+    "change the limits": lambda: resource.setrlimit(resource.RLIMIT_AS, (-1, -1)),
     "burn": _burn,
     "big power": lambda: 9 ** (9**9),
     "hang": _hang,

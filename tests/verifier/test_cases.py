@@ -1,12 +1,14 @@
 """`firesteel verify`: files in, files out."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 
 from rlvr.errors import UserError
-from verifier.cases import CasesReport, verify_file
+from verifier.cases import CasesReport, check_rows, judge_rows, verify_file
+from verifier.verify import Verifier
 
 
 def written(folder: Path, *lines: str) -> Path:
@@ -19,15 +21,15 @@ def row(name: str, response: str, gold: str) -> str:
     return json.dumps({"id": name, "response": response, "gold": gold})
 
 
-def judged(folder: Path, *lines: str) -> tuple[CasesReport, list[dict[str, object]]]:
-    out = folder / "verdicts.jsonl"
-    report = verify_file(written(folder, *lines), out)
-    return report, [json.loads(line) for line in out.read_text().splitlines()]
+def judged(verifier: Verifier, folder: Path, *lines: str) -> tuple[CasesReport, list[dict[str, object]]]:
+    cases, target = written(folder, *lines), io.StringIO()
+    report = judge_rows(verifier, cases, target, num_rows=check_rows(cases))
+    return report, [json.loads(line) for line in target.getvalue().splitlines()]
 
 
-def test_each_row_gets_its_verdict_in_the_same_order(tmp_path: Path) -> None:
+def test_each_row_gets_its_verdict_in_the_same_order(verifier: Verifier, tmp_path: Path) -> None:
     rows = [row(str(number), rf"so \boxed{{{number % 7}}}", "5") for number in range(1_500)]
-    report, verdicts = judged(tmp_path, *rows)
+    report, verdicts = judged(verifier, tmp_path, *rows)
     assert [verdict["id"] for verdict in verdicts] == [str(number) for number in range(1_500)]
     assert [verdict["reward"] for verdict in verdicts] == [1.0 if number % 7 == 5 else 0.0 for number in range(1_500)]
     assert [verdict["answer"] for verdict in verdicts] == [str(number % 7) for number in range(1_500)]
@@ -50,7 +52,7 @@ def test_each_row_gets_its_verdict_in_the_same_order(tmp_path: Path) -> None:
 )
 def test_a_malformed_line_is_named_and_nothing_is_written(tmp_path: Path, line: str, reason: str) -> None:
     cases = written(tmp_path, row("a", "5", "5"), line)
-    with pytest.raises(UserError, match=f"line 2: {reason}"):
+    with pytest.raises(UserError, match=f"line 2: .*{reason}"):
         verify_file(cases, tmp_path / "verdicts.jsonl")
     assert list(tmp_path.iterdir()) == [cases]
 
@@ -70,16 +72,18 @@ def test_files_that_cannot_be_used_are_refused_by_name(tmp_path: Path) -> None:
         verify_file(cases, tmp_path / "absent" / "verdicts.jsonl")
 
 
-def test_a_gold_that_does_not_parse_is_that_rows_fault_of_ours_and_is_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, verdicts = judged(tmp_path, row("a", r"\boxed{5}", "5"), row("b", r"\boxed{5}", ""), row("c", r"\boxed{5}", "5"))
+def test_a_gold_that_does_not_parse_is_that_rows_fault_of_ours_and_is_named_once(
+    verifier: Verifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, verdicts = judged(verifier, tmp_path, row("a", r"\boxed{5}", "5"), row("b", r"\boxed{5}", ""), row("c", r"\boxed{5}", "5"))
     assert [(verdict["kind"], verdict["reward"]) for verdict in verdicts] == [("correct", 1.0), ("sandbox", None), ("correct", 1.0)]
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith('"b": ')
 
 
-def test_surrogates_and_nul_bytes_are_judged_and_survive(tmp_path: Path) -> None:
+def test_surrogates_and_nul_bytes_are_judged_and_survive(verifier: Verifier, tmp_path: Path) -> None:
     rows = [r'{"id": "\ud800", "response": "\\boxed{\udfff}", "gold": "5"}', r'{"id": "n", "response": "\u0000\\boxed{5}\u0000", "gold": "5"}']
-    _, verdicts = judged(tmp_path, *rows)
+    _, verdicts = judged(verifier, tmp_path, *rows)
     assert [verdict["id"] for verdict in verdicts] == ["\ud800", "n"]
     assert [verdict["reward"] for verdict in verdicts] == [0.0, 1.0]
 
@@ -95,6 +99,6 @@ def test_verdicts_replace_an_older_file_only_when_all_are_there(tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cases.jsonl", "verdicts.jsonl"]
 
 
-def test_an_empty_file_gives_an_empty_file(tmp_path: Path) -> None:
-    report, verdicts = judged(tmp_path)
+def test_an_empty_file_gives_no_verdicts(verifier: Verifier, tmp_path: Path) -> None:
+    report, verdicts = judged(verifier, tmp_path)
     assert (report, verdicts) == (CasesReport(0, {}), [])

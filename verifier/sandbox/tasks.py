@@ -14,7 +14,7 @@ import msgspec
 from rlvr.records import VerdictKind
 from verifier.sandbox.protocol import Outcome, Question, Reply, Request
 
-FIRST_SLICE = 0.1
+FIRST_SLICE = 0.2
 """Share of the CPU budget on the first try; what needs more is asked again with all of it, after the quick ones."""
 _QUICK_IN_A_ROW = 16
 _ATTEMPTS = 2
