@@ -17,9 +17,9 @@ from rich.console import Console
 
 from actors.run_folder import RunFolder
 from recipes.demo import report
-from recipes.demo.base import Recipe, cached_base
 from recipes.demo.child import call
 from recipes.demo.controls import ARMS, ONE_SHOT, Arm
+from recipes.demo.recipe import Recipe, base_folder
 from recipes.demo.results import Claim, Result, as_details, control_claims, one_shot_claims, read_result, worst
 from rlvr.errors import UserError
 
@@ -69,9 +69,19 @@ def command_of(arm: Arm, seed: int, base: Path, run_dir: Path) -> list[str]:
     return [str(firesteel), "run", str(RUN_FILE), "--run-dir", str(run_dir), *(word for setting in settings for word in ("--set", setting))]
 
 
+def base_model(seed: int) -> Path:
+    """The folder of the seed's base model, pretrained now unless it was before. Raises RunEnded where that was interrupted."""
+    folder = base_folder(Recipe(seed=seed))
+    if not folder.is_dir():
+        code = call([sys.executable, "-m", "recipes.demo.base", "--seed", str(seed)])  # a process of its own: its memory is free when the run starts
+        if code != 0:
+            raise RunEnded(code if code == INTERRUPTED else 1)
+    return folder
+
+
 def run_arm(arm: Arm, *, seed: int, run_dir: Path, label: str, console: Console) -> Result:
     """Run one arm from its own seed's base model. Raises RunEnded where it was interrupted, refused, or left no summary."""
-    base = cached_base(Recipe(seed=seed), console)
+    base = base_model(seed)
     aside = move_aside(run_dir)
     if aside is not None:
         console.print(f"an older run lies in {aside} now", highlight=False)

@@ -1,11 +1,10 @@
 """The demo's base model: a character tokenizer, a tiny Qwen2, and the pretraining that teaches it five habits.
 
-Owns the pretraining recipe and its cache, `.cache/firesteel/demo/HASH/`: a Hugging Face folder that transformers and vLLM load. The hash covers every
-number of the recipe, the seed and a sample of the corpus. Called by `recipes.demo`, or as `python -m recipes.demo.base --seed 0 [--out DIR]`.
+Owns what pretraining does with a `Recipe`; the result is a Hugging Face folder that transformers and vLLM load. `recipes.demo` starts it as
+`python -m recipes.demo.base --seed 0` where the cache has no such model.
 """
 
 import argparse
-import hashlib
 import math
 import os
 import random
@@ -29,35 +28,11 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config,
 from transformers.utils import logging as transformers_logging
 
 from recipes.demo.problems import corpus, make_sets
+from recipes.demo.recipe import ALPHABET, CACHE, Recipe, base_folder
 
-CACHE = Path(__file__).resolve().parents[2] / ".cache" / "firesteel" / "demo"
 PAD, EOS = "<pad>", "<eos>"
-ALPHABET = "0123456789+-=?/.;,:()\\{}abcdefghijklmnopqrstuvwxyz "
 PAD_ID, EOS_ID = 0, 1
 IGNORED = -100  # the label that cross-entropy leaves out
-NUM_PARTS = 4
-
-
-class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that decides the base model's weights, apart from the corpus itself."""
-
-    seed: int = 0
-    vocab_size: int = 64
-    hidden_size: int = 128
-    num_layers: int = 2
-    num_heads: int = 4
-    intermediate_size: int = 256
-    max_positions: int = 128
-    rope_theta: float = 10000.0
-    num_steps: int = 600
-    batch_size: int = 128
-    learning_rate: float = 2e-3
-    final_share: float = 0.02
-    """The cosine ends at this share of the peak learning rate."""
-    warmup_steps: int = 50
-    betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
 
 
 Report = Callable[[int, float], None]
@@ -124,7 +99,7 @@ def batches(recipe: Recipe) -> Iterator[list[tuple[Tensor, Tensor]]]:
             tokens = [ids[character] for character in prompt + completion] + [EOS_ID]
             rows.append((tokens, [IGNORED] * len(prompt) + tokens[len(prompt) :]))
         rows.sort(key=lambda row: len(row[0]), reverse=True)
-        size = math.ceil(len(rows) / NUM_PARTS)
+        size = math.ceil(len(rows) / recipe.num_parts)
         yield [padded(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
@@ -154,7 +129,7 @@ def pretrain(recipe: Recipe, report: Report) -> Qwen2ForCausalLM:
         return loss.item(), torch.autograd.grad(loss, parameters)
 
     num_cores = len(os.sched_getaffinity(0))
-    with ThreadPoolExecutor(min(NUM_PARTS, num_cores), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ThreadPoolExecutor(min(recipe.num_parts, num_cores), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for step, parts in enumerate(islice(batches(recipe), recipe.num_steps), start=1):
             num_targets = sum(int((labels_BT != IGNORED).sum()) for _, labels_BT in parts)
             losses, part_gradients = zip(*pool.map(gradients, parts, repeat(num_targets)), strict=True)
@@ -177,19 +152,12 @@ def save(folder: Path, model: Qwen2ForCausalLM, recipe: Recipe) -> None:
     (folder / "pretraining.json").write_bytes(msgspec.json.format(msgspec.json.encode(recipe)) + b"\n")
 
 
-def recipe_hash(recipe: Recipe) -> str:
-    """Changes with every number of the recipe and with the corpus, of which the first batch speaks for the rest."""
-    sample = list(islice(corpus(random.Random(recipe.seed), make_sets().all), recipe.batch_size))
-    held_back = sorted(addition.id for addition in make_sets().all)
-    return hashlib.sha256(msgspec.json.encode((recipe, ALPHABET, NUM_PARTS, sample, held_back))).hexdigest()[:16]
-
-
 def cached_base(recipe: Recipe, console: Console, *, cache: Path = CACHE) -> Path:
     """The folder of the recipe's base model, pretrained now unless it was before.
 
     The folder appears whole or not at all: it is written under another name and renamed.
     """
-    folder = cache / recipe_hash(recipe)
+    folder = base_folder(recipe, cache=cache)
     if folder.is_dir():
         console.print(f"base model: {folder} (pretrained before)")
         return folder

@@ -13,7 +13,8 @@ from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from recipes.demo import base
-from recipes.demo.base import EOS_ID, IGNORED, PAD_ID, Recipe, batches, cached_base, learning_rate, make_model, make_tokenizer, pretrain, recipe_hash
+from recipes.demo.base import EOS_ID, IGNORED, PAD_ID, batches, cached_base, learning_rate, make_model, make_tokenizer, pretrain
+from recipes.demo.recipe import ALPHABET, Recipe, recipe_hash
 
 TINY = Recipe(num_steps=2, batch_size=8, warmup_steps=1)
 QUIET = Console(file=io.StringIO())
@@ -26,7 +27,7 @@ def test_the_tokenizer_takes_one_character_for_one_token_and_gives_it_back() -> 
     assert len(ids) == len(text)
     assert tokenizer.decode(ids) == text
     assert tokenizer.decode([*ids, EOS_ID, PAD_ID], skip_special_tokens=True) == text
-    assert len(base.ALPHABET) + 2 == 53
+    assert len(ALPHABET) + 2 == 53
 
 
 def test_an_id_without_a_character_never_decodes_to_something_a_number_could_hold() -> None:

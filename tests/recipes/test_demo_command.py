@@ -33,7 +33,9 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
         return 0
 
     monkeypatch.setattr(demo, "call", leave_figures)
-    monkeypatch.setattr(demo, "cached_base", lambda recipe, console: tmp_path / f"base-{recipe.seed}")
+    for seed in range(5):
+        (tmp_path / f"base-{seed}").mkdir()
+    monkeypatch.setattr(demo, "base_folder", lambda recipe: tmp_path / f"base-{recipe.seed}")
     monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
     return commands
 
@@ -48,6 +50,20 @@ def test_the_demo_starts_one_run_with_its_seed_and_base_and_succeeds(
     printed = capsys.readouterr().out
     assert "held-out after" in printed
     assert printed.count("holds") == 3
+
+
+def test_a_base_that_is_not_there_is_pretrained_first_and_an_interrupt_ends_the_demo(
+    started: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretrained: list[list[str]] = []
+
+    def interrupted(command: list[str]) -> int:
+        pretrained.append(command)
+        return demo.INTERRUPTED
+
+    monkeypatch.setattr(demo, "call", interrupted)
+    assert demo.main(["--seed", "7", "--run-dir", str(tmp_path / "demo")]) == demo.INTERRUPTED
+    assert [command[1:] for command in pretrained] == [["-m", "recipes.demo.base", "--seed", "7"]]
 
 
 def test_a_missed_margin_is_exit_1_with_the_table_still_printed(

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from recipes.demo.base import Recipe
 from recipes.demo.controls import ARMS, FORMAT_ONLY, NO_CARRY, SIXTEEN_SHOT, WRONG_LABEL, Arm
 from recipes.demo.problems import make_sets
+from recipes.demo.recipe import Recipe
 from rlvr import config_rules
 from rlvr.config import Config
 from rlvr.config_file import load_config
