@@ -4,20 +4,17 @@ Owns `decide`, which runs in the sandboxed child only, on two trees that parsed 
 through here. Numbers never prove; a proof never rests on a float.
 """
 
-from collections.abc import Callable, Iterator
 from fractions import Fraction
 
-import sympy
 from mpmath import mp
 
-from verifier import compare, exact, numeric
+from verifier import compare, exact, logarithms, numeric, proofs
 from verifier.compare import Decision
 from verifier.nodes import Kind, Node
 from verifier.readings import free_names
-from verifier.shapes import Judge
-from verifier.symbols import NotAlgebraicError, build
+from verifier.shapes import Judge, any_of
+from verifier.symbols import NotAlgebraicError
 
-MAX_OPERATIONS = 400
 _FLIPPED = {">": "<", ">=": "<="}
 
 
@@ -60,6 +57,12 @@ _WARM_PAIRS = (
     (r"|x|^2", "x^2"),
     (r"\arctan 2+\arctan 3", r"\frac{3\pi}{4}"),
     (r"\sum_{k=1}^{3}k x", "6x"),
+    (r"\ln(x^2)", r"2\ln|x|"),
+    (r"\frac{(n+1)!}{n!}", "n+1"),
+    (r"\ln(2+\sqrt3)", r"-\ln(2-\sqrt3)"),
+    (r"\cos 36^\circ", r"\frac{1+\sqrt5}{4}"),
+    (r"\sqrt{x^2}", "|x|"),
+    (r"\sinh x", r"\frac{e^x-e^{-x}}{2}"),
 )
 
 
@@ -71,7 +74,7 @@ def _leaf(answer: Node, gold: Node) -> bool | None:
     if settled is not None:
         return settled
     answer, gold = _applied_alike(answer, gold)
-    return equal_scalars(answer, gold)
+    return any_of(equal_scalars(mine, theirs) for mine, theirs in logarithms.readings(answer, gold))
 
 
 def equal_scalars(answer: Node, gold: Node) -> bool | None:
@@ -88,89 +91,12 @@ def equal_scalars(answer: Node, gold: Node) -> bool | None:
             met += 1
             signs.update(name for name, value in point.items() if value < 0)
     if not met:
-        return False if not names else None
-    positive = frozenset(names) - signs
-    return True if any(proof(answer, gold, positive) for proof in (_by_construction, _by_simplification)) else None
+        return None if names else False
+    return True if proofs.proven(answer, gold, positive=frozenset(names) - signs) else None
 
 
 def _mentions_i(node: Node) -> bool:
     return (node.kind is Kind.NAME and node.text == "i") or any(_mentions_i(item) for item in node.items)
-
-
-def _by_construction(answer: Node, gold: Node, positive: frozenset[str]) -> bool:
-    difference = build(answer, positive) - build(gold, positive)
-    return _is_zero(difference)
-
-
-def _by_simplification(answer: Node, gold: Node, positive: frozenset[str]) -> bool:
-    difference = build(answer, positive) - build(gold, positive)
-    if difference.has(sympy.nan, sympy.zoo, sympy.oo) or difference.count_ops() > MAX_OPERATIONS:
-        return False
-    return any(_is_zero(form) for form in _forms(difference))
-
-
-def _is_zero(form: sympy.Expr) -> bool:
-    return bool(form == 0)
-
-
-def _forms(difference: sympy.Expr) -> Iterator[sympy.Expr]:
-    """Ever dearer rewritings of a difference; one that is 0 is a proof."""
-    for step in _STEPS:
-        if step is _rational and not difference.is_rational_function() and difference.has(sympy.factorial, sympy.binomial):
-            continue
-        yield step(difference)
-
-
-def _rational(difference: sympy.Expr) -> sympy.Expr:
-    numerator, _ = sympy.fraction(sympy.together(difference))
-    return sympy.expand(numerator)
-
-
-def _logarithms(difference: sympy.Expr) -> sympy.Expr:
-    return sympy.expand(sympy.expand_log(_factored_logs(difference), force=False))
-
-
-def _factored_logs(difference: sympy.Expr) -> sympy.Expr:
-    """log of a positive rational as a sum over its primes: exact, and independent of spelling."""
-
-    def split(number: sympy.Expr) -> sympy.Expr:
-        above, below = number.as_numer_denom()
-        terms = [power * sympy.log(prime) for prime, power in sympy.factorint(above, limit=10**5).items()]
-        terms += [-power * sympy.log(prime) for prime, power in sympy.factorint(below, limit=10**5).items()]
-        return sympy.Add(*terms)
-
-    chosen = {log: split(log.args[0]) for log in difference.atoms(sympy.log) if log.args[0].is_Rational and log.args[0].is_positive and log.args[0].q.bit_length() + log.args[0].p.bit_length() < 128}
-    return difference.xreplace(chosen)
-
-
-def _exponentials(difference: sympy.Expr) -> sympy.Expr:
-    """Trigonometric polynomials through exp: exact."""
-    rewritten = difference.rewrite(sympy.exp)
-    numerator, _ = sympy.fraction(sympy.together(rewritten))
-    return sympy.expand(sympy.powsimp(sympy.expand(numerator)))
-
-
-def _algebraic(difference: sympy.Expr) -> sympy.Expr:
-    """An algebraic constant is 0 if its minimal polynomial is x."""
-    if difference.free_symbols or not difference.is_algebraic or len(difference.atoms(sympy.Pow)) > 6:
-        return difference
-    variable = sympy.Dummy("x")
-    return sympy.Integer(0) if sympy.minimal_polynomial(difference, variable) == variable else sympy.Integer(1)
-
-
-_STEPS: tuple[Callable[[sympy.Expr], sympy.Expr], ...] = (
-    sympy.expand,
-    _rational,
-    _logarithms,
-    lambda difference: _rational(sympy.expand_trig(difference)),
-    _exponentials,
-    sympy.sqrtdenest,
-    lambda difference: sympy.expand(sympy.radsimp(sympy.sqrtdenest(difference))),
-    sympy.trigsimp,
-    sympy.simplify,
-    lambda difference: sympy.simplify(sympy.expand_func(difference)),
-    _algebraic,
-)
 
 
 def _applied_alike(answer: Node, gold: Node) -> tuple[Node, Node]:

@@ -76,6 +76,8 @@ def strip(text: str) -> str:
         text = text.strip()
         while text.endswith((".", ",", ";", "\\,", "\\;", "\\ ", "\\!")) and not text.endswith("..") and not text.lower().endswith(("p.m.", "a.m.")):
             text = text[:-1].rstrip("\\").rstrip() if text[-2:-1] == "\\" else text[:-1].rstrip()
+        if text.endswith("\\") and not text.endswith("\\\\"):
+            text = text[:-1].rstrip()
         for opening, closing in _WRAPPERS:
             if len(text) > len(opening) + len(closing) - 1 and text.startswith(opening) and text.endswith(closing):
                 inner = text[len(opening) : -len(closing)]
@@ -114,7 +116,7 @@ def _parse(answer: str) -> Node | None:
     if text is None:
         return None
     text = strip(text)
-    if _BLANK.match(text) is not None:
+    if _BLANK.match(text) is not None and not text.startswith("\\{"):
         return None
     special = _special(text)
     if special is not None:

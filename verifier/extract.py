@@ -27,6 +27,7 @@ _NUMBER = re.compile(r"[-+\u2212]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|
 _HOPE = re.compile(r"\.?\s*I hope (?:it|this) is correct.*\Z", re.IGNORECASE | re.DOTALL)
 _WORDS = re.compile(r"[A-Za-z]{2,}")
 _BLANK = re.compile(r"[\s.?!,;:$*#{}()\[\]\\\-_\"']*\Z")
+_EMPTY_SET = re.compile(r"\\\{\s*\\\}")
 _CLOSERS = {"$": "$", "$$": "$$", "\\(": "\\)", "\\[": "\\]"}
 
 
@@ -50,7 +51,7 @@ def extract(text: str, rule: Extract) -> str | None:
 
 def _or_none(answer: str | None) -> str | None:
     """Rule 8: nothing but punctuation is no answer."""
-    if answer is None or _BLANK.match(answer) is not None or len(answer) > MAX_ANSWER:
+    if answer is None or _BLANK.match(answer) is not None and _EMPTY_SET.search(answer) is None or len(answer) > MAX_ANSWER:
         return None
     return answer.strip()
 

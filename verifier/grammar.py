@@ -112,7 +112,7 @@ class Parser:
         while end < len(self.tokens) and self.tokens[end].kind in ("text", "word") and end - self.at < 6:
             end += 1
         if end == self.at or end >= len(self.tokens) or self.tokens[end].kind != "=":
-            return None
+            return self.labelled_side()
         words = [token.value for token in self.tokens[self.at : end]]
         if not "".join(words).isalpha():
             raise NoParse("name")
@@ -121,19 +121,37 @@ class Parser:
             return Node(Kind.WORD, words[0])
         return Node(Kind.NAME, " ".join(words).lower())
 
+    def labelled_side(self) -> Node | None:
+        """`P(X=2)` before an equals sign is a name: one letter and what its parentheses hold."""
+        token, opening = self.peek(), self.peek(1)
+        if token.kind not in ("name", "upright") or not token.value.isupper() or opening.kind != "(":
+            return None
+        end = self.at + 2
+        while end < len(self.tokens) and end < self.at + 24 and self.tokens[end].kind not in (")", "("):
+            end += 1
+        if end + 1 >= len(self.tokens) or self.tokens[end].kind != ")" or self.tokens[end + 1].kind != "=":
+            return None
+        label = "".join(each.value for each in self.tokens[self.at : end + 1])
+        self.at = end + 1
+        return Node(Kind.NAME, label)
+
     def ratio(self) -> Node:
         first = self.set_expression()
-        if self.peek().kind != ":" or self.no_ratio:
+        if self.no_ratio or self.peek().kind != ":" and not self.is_to():
             return self.with_unit(first)
         items = [first]
-        while self.accept(":"):
+        while self.accept(":") or self.is_to():
+            self.at += self.is_to()
             items.append(self.sum())
             if len(items) > 8:
                 raise NoParse("ratio")
         return Node(Kind.RATIO, "", tuple(items))
 
+    def is_to(self) -> bool:
+        return self.peek().kind in ("text", "word") and self.peek().value == "to"
+
     def set_expression(self) -> Node:
-        left = self.sum()
+        left = self.stacked()
         while True:
             kind = self.peek().kind
             if kind == "name" and self.peek().value == "U" and left.kind in (Kind.TUPLE, Kind.INTERVAL, Kind.SET, Kind.UNION):
@@ -151,6 +169,13 @@ class Parser:
                 raise NoParse("sets")
 
     # --- arithmetic
+
+    def stacked(self) -> Node:
+        """TeX's old ways: `a \\over b`, `n \\choose k`."""
+        above = self.sum()
+        if self.accept("over"):
+            return Node(Kind.QUOTIENT, "", (above, self.sum()))
+        return Node(Kind.CALL, "binom", (above, self.sum())) if self.accept("choose") else above
 
     def sum(self) -> Node:
         self.nest()
@@ -191,8 +216,10 @@ class Parser:
         token = self.peek()
         if token.kind == "|":
             return self.bars == 0 and not self.no_bar
-        if token.kind not in _STARTS or self.is_unit_at(0):
+        if token.kind not in _STARTS or self.is_unit_at(0) or self.is_unit_fraction():
             return False
+        if token.kind == "word" and token.spaced and (before.kind is Kind.WORD or before.kind is Kind.NAME and len(token.value) > 2):
+            raise NoParse("words")
         if token.kind == "number":
             return before.kind not in (Kind.NUMBER, Kind.REPEATING, Kind.MIXED)
         if token.kind == "name" and token.value == "U" and before.kind in (Kind.TUPLE, Kind.INTERVAL, Kind.SET):
@@ -282,6 +309,8 @@ class Parser:
         if following.kind == "_":
             self.at += 1
             return self.based(value)
+        if not value[-1].isdigit() and value[-1] != ".":
+            raise NoParse("digits of no base")
         node = plain_number(value)
         if value.isdigit():
             return self.mixed(node)
@@ -310,8 +339,11 @@ class Parser:
         return token.value
 
     def based(self, digits: str) -> Node:
+        digits = digits.upper()
         braced = self.accept("{")
         token = self.take()
+        if token.kind in ("text", "word") and token.value.lower() in _BASES:
+            token = Token("number", str(_BASES.index(token.value.lower()) + 2), False)
         if token.kind != "number" or not token.value.isdigit() or not 2 <= int(token.value[:4]) <= 36:
             raise NoParse("base")
         if braced:
@@ -399,7 +431,7 @@ class Parser:
         inside: list[str] = []
         while not self.accept("}"):
             token = self.take()
-            if token.kind in ("end", "{", "structure", "function") or len(inside) > 12:
+            if token.kind in ("end", "{", "function") or len(inside) > 12:
                 raise NoParse("subscript")
             inside.append(token.value)
         joined = "".join(inside)
@@ -409,6 +441,11 @@ class Parser:
         if self.peek().kind == "_" and self.peek(1).kind in ("{", "number"):
             self.at += 1
             return self.based(token.value.upper())
+        if self.peek().kind in ("^", "_", "!", "'") and token.value.isalpha() and len(token.value) <= 4:
+            self.at -= 1
+            self.tokens = [*self.tokens[: self.at], _rest(token.value[:-1]), _rest(token.value[-1]), *self.tokens[self.at + 1 :]]
+            self.at += 1
+            return Node(Kind.WORD if len(token.value) > 2 else Kind.NAME, token.value[:-1])
         if len(token.value) > 4 or not token.value.isalpha():
             raise NoParse("word")
         return Node(Kind.WORD, token.value)
@@ -419,7 +456,7 @@ class Parser:
 
     def group(self, token: Token) -> Node:
         bars, self.bars = self.bars, 0
-        node = self.sum()
+        node = self.stacked()
         self.expect("}")
         self.bars = bars
         return node
@@ -435,11 +472,15 @@ class Parser:
                 raise NoParse("items")
         closing = self.take().kind
         self.bars, self.no_bar, self.no_ratio = bars, no_bar, no_ratio
+        if len(items) == 2 and (token.kind == "]" or closing == "["):
+            opened, closed = ("(" if token.kind == "]" else token.kind), (")" if closing == "[" else closing)
+            if opened in "([" and closed in (")", "]"):
+                return Node(Kind.INTERVAL, opened + closed, tuple(items))
         if len(items) == 2 and token.kind in "([" and closing in (")", "]"):
             infinite = any(item.kind is Kind.INFINITY or (item.items and item.items[0].kind is Kind.INFINITY) for item in items)
             if token.kind + closing in ("(]", "[)") or infinite:
                 return Node(Kind.INTERVAL, token.kind + closing, tuple(items))
-        if closing != _CLOSING[token.kind] or (len(items) == 1 and token.kind == "[" and start == 1 and self.at == len(self.tokens)):
+        if closing != _CLOSING.get(token.kind) or (len(items) == 1 and token.kind == "[" and start == 1 and self.at == len(self.tokens)):
             raise NoParse("bracket")
         return items[0] if len(items) == 1 else Node(Kind.TUPLE, token.kind[0], tuple(items))
 
@@ -690,9 +731,21 @@ class Parser:
             return False
         return (token.value in UNITS and (token.kind == "text" or len(token.value) > 1)) or token.value.lower() in POWER_WORDS or (token.value.lower() in UNITS and len(token.value) > 2)
 
+    def is_unit_fraction(self) -> bool:
+        """`\\frac{\\text{m}}{\\text{s}}` after a value."""
+        if self.peek().value not in ("\\frac", "\\dfrac", "\\tfrac") or self.at == 0:
+            return False
+        return self.peek(1).kind == "{" and self.is_unit_at(2) and self.peek(3).kind == "}" and self.peek(4).kind == "{" and self.is_unit_at(5)
+
     def with_unit(self, node: Node) -> Node:
         money, self.money = self.money, ""
         unit = money
+        if self.is_unit_fraction():
+            self.at += 2
+            unit = self.unit()
+            self.at += 2
+            unit = f"{unit} / {self.unit()}"
+            self.expect("}")
         while self.is_unit_at(0) or (unit and self.peek().value in ("per", "/")):
             unit = f"{unit} {self.unit()}".strip()
             if len(unit) > 80:
@@ -736,6 +789,10 @@ def _rest(letters: str) -> Token:
 
 
 def _product(factors: list[Node]) -> Node:
+    if len(factors) == 2 and factors[1].kind is Kind.TUPLE and factors[0].kind is Kind.NAME and factors[0].text.isupper():
+        if factors[0].text == "C" and len(factors[1].items) == 2 and all(item.text.isdigit() for item in factors[1].items):
+            return Node(Kind.CALL, "binom", factors[1].items)
+        return Node(Kind.RELATION, "=", tuple(factors))
     return factors[0] if len(factors) == 1 else Node(Kind.PRODUCT, "", tuple(factors))
 
 
@@ -757,6 +814,7 @@ def plain_number(text: str) -> Node:
     return Node(Kind.NUMBER, f"{whole}.{decimals}" if decimals else whole)
 
 
+_BASES = "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
 _INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot", "sec": "arcsec", "csc": "arccsc", "sinh": "arsinh", "cosh": "arcosh", "tanh": "artanh"}
 _PRIMARIES = {
     "number": Parser.number,
@@ -770,6 +828,7 @@ _PRIMARIES = {
     "(": Parser.parenthesis,
     "[": Parser.bracketed,
     "<<": Parser.bracket,
+    "]": Parser.bracket,
     "{": Parser.group,
     "{{": Parser.braces,
     "|": Parser.bar,

@@ -26,7 +26,9 @@ def same_set(answer: Node, gold: Node, order: Order) -> bool | None:
     try:
         ends = _sorted_ends([*_ends(answer), *_ends(gold)], order)
         places = {end: at for at, (_, group) in enumerate(ends) for end in group}
-        for place in range(2 * len(ends) + 1):
+        first = 2 if ends and _is_infinite(ends[0][0]) and ends[0][0].kind is Kind.NEGATIVE else 0
+        last = 2 * len(ends) - (2 if ends and ends[-1][0].kind is Kind.INFINITY else 0)
+        for place in range(first, last + 1):
             if _holds(answer, place, places) != _holds(gold, place, places):
                 return False
     except UnorderedError:

@@ -34,6 +34,8 @@ _FORBIDDEN = re.compile(
     r"|(?<!\\)%[^\s$}]*[A-Za-z]"
 )
 _THOUSANDS = re.compile(r"(?<=\d)\s*(?:\{,\}|,\\!|\{,\}\\!|\\text\{,\}|\\mbox\{,\}|\\mathord\{,\})\s*(?=\d{3}(?!\d))")
+_LONE_ZERO = re.compile(r"(?<![\d.,])0\{,\}(\d+)")
+_BRACED_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d)")
 _ROOT_OF = re.compile(r"([√∛])\s*(\d+(?:\.\d+)?)")
 _TABLE = {ord(sign): spelled for sign, spelled in _SIGNS.items()} | {ord(sign): None for sign in _INVISIBLE}
 
@@ -47,7 +49,8 @@ def normalise(text: str) -> str | None:
     if _REFUSED.search(text) is not None or (("\\" in text or "%" in text) and _FORBIDDEN.search(text) is not None):
         return None
     if "," in text and ("{,}" in text or ",\\!" in text):
-        text = _THOUSANDS.sub("", text)
+        text = _THOUSANDS.sub("", _LONE_ZERO.sub(r"0.\1", text))
+        text = _BRACED_COMMA.sub(",", text)
     return text.strip()
 
 

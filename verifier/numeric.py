@@ -36,6 +36,11 @@ def points(names: Sequence[str]) -> list[Point]:
     return found if names else [{}]
 
 
+def positive_points(names: Sequence[str]) -> list[Point]:
+    """Fixed points with all names positive."""
+    return [{name: abs(value) for name, value in point.items()} for point in points(names)[: NUM_POINTS // 2]]
+
+
 def differ(left: Node, right: Node, point: Point, *, is_complex: bool) -> bool | None:
     """True: surely different there. False: the same to hundreds of digits. None: one side has no value there."""
     for digits in _PRECISIONS:

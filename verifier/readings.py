@@ -18,10 +18,12 @@ _NAMES = (Kind.NAME, Kind.WORD, Kind.APPLY)
 class Said:
     """A value with the name it was given: `name` is None without one; `members` are the other links of its chain, `near` its decimals after ≈."""
 
-    __slots__ = ("members", "name", "near", "value")
+    __slots__ = ("also", "members", "name", "near", "value")
 
-    def __init__(self, value: Node, name: Node | None = None, members: tuple[Node, ...] = (), near: tuple[Node, ...] = ()) -> None:
-        self.value, self.name, self.members, self.near = value, name, members, near
+    def __init__(
+        self, value: Node, name: Node | None = None, members: tuple[Node, ...] = (), near: tuple[Node, ...] = (), also: tuple[Node, ...] = ()
+    ) -> None:
+        self.value, self.name, self.members, self.near, self.also = value, name, members, near, also
 
 
 def said(node: Node) -> Said:
@@ -60,7 +62,8 @@ def _said_list(node: Node) -> Said:
     keyed = sorted(((_label(name), part.value) for name, part in zip(names, parts, strict=True)), key=lambda pair: pair[0])
     if len({label for label, _ in keyed}) < len(keyed) or node.text == "or":
         return Said(node)
-    return Said(Node(Kind.TUPLE, "(", tuple(value for _, value in keyed)), Node(Kind.TUPLE, "(", tuple(Node(Kind.NAME, label) for label, _ in keyed)))
+    also = (Node(Kind.LIST, ",", tuple(value for _, value in keyed)),) if len({label.partition("_")[0] for label, _ in keyed}) == 1 else ()
+    return Said(Node(Kind.TUPLE, "(", tuple(value for _, value in keyed)), also=also, name=Node(Kind.TUPLE, "(", tuple(Node(Kind.NAME, label) for label, _ in keyed)))
 
 
 def _label(name: Node) -> str:
@@ -75,6 +78,8 @@ def is_name(node: Node) -> bool:
         return all(item.kind in _NAMES for item in node.items)
     if node.kind in (Kind.QUOTIENT, Kind.RATIO):
         return all(is_name(item) and item.text not in CONSTANTS for item in node.items)
+    if node.kind is Kind.CALL and node.text == "abs":
+        return node.items[0].kind is Kind.WORD and node.items[0].text.isupper() or node.items[0].kind is Kind.NAME and " " in node.items[0].text
     return node.kind is Kind.TUPLE and all(item.kind in _NAMES for item in node.items)
 
 

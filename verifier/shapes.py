@@ -7,6 +7,7 @@ knows sympy; both walk the same rules. True: proven equal. False: different. Non
 from collections.abc import Callable, Iterable, Sequence
 
 from verifier import lines
+from verifier.matrices import reduced
 from verifier.nodes import Kind, Node
 from verifier.readings import Said, free_names, has_sign, is_near, said, spread
 from verifier.relations import solution_set
@@ -55,7 +56,7 @@ class Judge:
 
     def value(self, answer: Node, gold: Node) -> bool | None:
         """Two values without names."""
-        answer, gold = plain_group(answer), plain_group(gold)
+        answer, gold = reduced(plain_group(answer)), reduced(plain_group(gold))
         if has_text(answer) or has_text(gold):
             return same_text(answer, gold)
         if Kind.PERCENT in (answer.kind, gold.kind):
@@ -139,6 +140,9 @@ class Judge:
             if answer.text != gold.text:
                 return False
             return all_of(self.value(mine, theirs) for mine, theirs in zip(answer.items, gold.items, strict=True))
+        if Kind.CALL in (answer.kind, gold.kind):
+            answer, gold = _column(answer), _column(gold)
+            return self.matrix(answer, gold) if answer.kind is gold.kind else False
         matrix, other = (answer, gold) if answer.kind is Kind.MATRIX else (gold, answer)
         if matrix.kind is Kind.MATRIX and other.kind is Kind.TUPLE and matrix.text.endswith(" 1") and len(matrix.items) == len(other.items) and other.text != "[":
             return all_of(self.value(mine, theirs) for mine, theirs in zip(answer.items, gold.items, strict=True))
@@ -150,6 +154,8 @@ class Judge:
         return all_of(self.value(mine, theirs) for mine, theirs in zip(answer.items, gold.items, strict=True))
 
     def unordered(self, answer: Node, gold: Node) -> bool | None:
+        if answer.kind is Kind.LIST and gold.kind not in (Kind.LIST, Kind.SET):
+            return all_of(self.value(item, gold) for item in answer.items)
         if answer.kind not in (Kind.LIST, Kind.SET) or gold.kind not in (Kind.LIST, Kind.SET):
             return False
         if not answer.items or not gold.items:
@@ -232,7 +238,7 @@ def all_of(results: Iterable[bool | None]) -> bool | None:
 
 def candidates(chain: Said) -> tuple[Node, ...]:
     """What a chain offers to the comparison: its value, and its decimal where it has one."""
-    return (chain.value, *chain.near)
+    return (chain.value, *chain.near, *chain.also)
 
 
 def is_equation(node: Node) -> bool:
@@ -315,6 +321,11 @@ def spread_items(node: Node) -> list[Node] | None:
             return None
         found.extend(values)
     return found
+
+
+def _column(node: Node) -> Node:
+    """A binomial sign may be a column of two."""
+    return Node(Kind.MATRIX, "2 1", node.items) if node.kind is Kind.CALL and node.text == "binom" else node
 
 
 def same_constant(answer: Node, gold: Node) -> tuple[Node, Node]:

@@ -20,7 +20,7 @@ _STYLES = (
 DROPPED = frozenset("\\" + name for name in _STYLES.split()) | frozenset(("\\,", "\\;", "\\:", "\\!", "\\ ", "\\/", "\\>", "\\\n", "\\(", "\\)", "\\[", "\\]"))
 _UPRIGHT = frozenset("\\" + name for name in ["text", "mbox", "textrm", "textnormal", "textup", "mathrm", "operatorname", "textit", "textbf", "textsf", "texttt", "emph", "mathit", "hbox", "mathsf", "mathtt"])
 _WRAPPED = frozenset("\\" + name for name in ["mathbf", "boldsymbol", "bm", "mathcal", "mathscr", "mathfrak", "vec", "hat", "tilde", "underline", "boxed", "fbox", "fcolorbox", "pmb", "smash", "mathnormal"])
-MARKED = frozenset(("\\vec", "\\hat", "\\tilde", "\\underline"))
+MARKED = frozenset(("\\vec", "\\hat", "\\tilde"))
 _COLOURS = re.compile(r"\\(?:text)?color\s*(?:\[[a-z]*\]\s*)?\{[A-Za-z0-9!,. ]{0,40}\}|\\hspace\*?\s*\{[^{}]{0,20}\}|\\(?:label|tag)\*?\s*\{[^{}]{0,40}\}")
 GREEK = frozenset(
     "\\" + name
@@ -39,7 +39,7 @@ _OPERATORS: dict[str, str] = {
     "\\cup": "cup", "\\bigcup": "cup", "\\cap": "cap", "\\setminus": "minus", "\\backslash": "minus", "\\lvert": "|", "\\rvert": "|", "\\vert": "|", "\\mid": "|", "\\lVert": "||",
     "\\rVert": "||", "\\Vert": "||", "\\|": "||", "\\{": "{{", "\\}": "}}", "\\lbrace": "{{", "\\rbrace": "}}", "\\langle": "<<", "\\rangle": ">>", "\\lfloor": "lfloor", "\\rfloor": "rfloor",
     "\\lceil": "lceil", "\\rceil": "rceil", "\\colon": ":", "\\land": "and", "\\wedge": "and", "\\lor": "or", "\\vee": "or", "\\lbrack": "[", "\\rbrack": "]", "\\lparen": "(", "\\rparen": ")",
-    "\\%": "%", "\\end": "\\end", "\\degree": "deg", "\\$": "$", "\\\\": "\\\\", "\\to": "to", "\\rightarrow": "to", "\\prime": "'", "\\not": "not", "\\notin": "notin", "\\sim": "sim", "\\implies": "implies",
+    "\\%": "%", "\\choose": "choose", "\\over": "over", "\\end": "\\end", "\\degree": "deg", "\\$": "$", "\\\\": "\\\\", "\\to": "to", "\\rightarrow": "to", "\\prime": "'", "\\not": "not", "\\notin": "notin", "\\sim": "sim", "\\implies": "implies",
     "\\Rightarrow": "implies", "\\&": "text&", "\\pmod": "pmod", "\\euro": "euro", "\\pounds": "pounds", "\\textdollar": "$", "\\dollar": "$", "\\textdegree": "deg",
     "**": "^", "<=": "<=", ">=": ">=", "!=": "!=", "=<": "<=", "=>": ">=", "==": "=", ":=": "=", "+/-": "+-", "+-": "+-", "-+": "-+",
 }  # fmt: skip
@@ -48,9 +48,11 @@ _STRUCTURES = frozenset(
     for name in ["frac", "dfrac", "tfrac", "cfrac", "nicefrac", "sfrac", "sqrt", "cbrt", "root", "binom", "dbinom", "tbinom", "choose", "over", "overline", "bar", "dot", "begin", "sum", "prod", "int", "iint", "lim", "infty", "emptyset", "varnothing", "angle", "triangle", "mathbb", "overrightarrow", "circ", "log_", "dots", "ldots", "cdots", "measuredangle"]
 )
 _LEFT_EMPTY = re.compile(r"\\(?:left|right)\s*\.")
+_UPRIGHT_DIGITS = re.compile(r"\\(?:text|textrm|mathrm|textbf|mathbf|mbox|texttt)\s*\{\s*([0-9A-Fa-f]+)\s*\}(?=\s*_)")
 _BOLD_NUMBERS = re.compile(r"\\mathbf\s*\{?\s*([RZQNC])\s*\}?(?![A-Za-z])")
 _TOKEN = re.compile(
     r"""(?P<space>[ \t\r\n~]+)
+    |(?P<based>(?:[0-9A-F]*[A-F][0-9A-F]*|\d+[0-9a-f]*[a-f][0-9a-f]*)(?=\s*_\s*\{?\s*1[1-6]\s*\}?(?!\d)))
     |(?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+(?![\w^{.]))?)
     |(?P<command>\\(?:[A-Za-z]+|.|\n))
     |(?P<letters>[A-Za-z]+)
@@ -76,6 +78,7 @@ def tokenize(text: str) -> list[Token] | None:
     if "\\" in text:
         text = _LEFT_EMPTY.sub(" ", text)
         text = _BOLD_NUMBERS.sub(r"\\mathbb{\1}", text)
+        text = _UPRIGHT_DIGITS.sub(r"\1", text)
         if "color" in text or "space" in text or "label" in text or "\\tag" in text:
             text = _COLOURS.sub(" ", text)
     tokens: list[Token] = []
@@ -107,7 +110,7 @@ def tokenize(text: str) -> list[Token] | None:
                 if value in MARKED:
                     tokens.append(Token("structure", value, spaced))
                 continue
-        elif group == "number":
+        elif group in ("number", "based"):
             token = Token("number", value, spaced)
         elif group == "letters":
             token = _letters(value, spaced)
@@ -194,7 +197,7 @@ def _add_upright(tokens: list[Token], content: str, spaced: bool, depth: int) ->
         inner = tokenize(content) if depth < 4 and len(content) < MAX_CHARACTERS_UPRIGHT else None
         if inner is None:
             return False
-        tokens.extend(inner)
+        tokens.extend(token._replace(kind="upright") if token.kind == "name" and len(token.value) == 1 else token for token in inner)
         return len(tokens) <= MAX_TOKENS
     for match in _PIECE.finditer(content):
         value = match.group(1)
@@ -209,7 +212,7 @@ def _add_upright(tokens: list[Token], content: str, spaced: bool, depth: int) ->
             tokens.append(Token("upright", word, spaced))
         elif value[0].isdigit():
             tokens.append(Token("number", value, spaced))
-        elif value in ",;:()!-+=/*%":
+        elif value in ",;:()!-+=/*%^":
             tokens.append(Token(value, value, spaced))
         else:
             tokens.append(Token("text", word, spaced))
