@@ -50,7 +50,7 @@ class SamplingDesk:
             self._ledger.sample_again(found)
             _count_failure(found, f"came back unfit ({reason})")
             return reason
-        found.rollout = rollout
+        found.rollout, found.accepted_at = rollout, self._ledger.clock()
         self._ledger.slots.move(found, MemberState.GENERATED)
         self._ledger.tally.accept(rollout)
         return found

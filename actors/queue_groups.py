@@ -65,6 +65,7 @@ class Member:
     """Verifiers that did not come back with this rollout's verdict."""
     is_ours: bool = False
     """Closed by faults of ours alone."""
+    accepted_at: float = 0.0
     rollout: Rollout | None = None
     verdict: Verdict | None = None
 

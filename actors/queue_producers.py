@@ -3,6 +3,7 @@
 Owns the heartbeats; each call of a worker is one. Called by the queue's service; knows no rollouts. Our clock decides, not Ray's.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ class Producers:
         self._began = clock()
         self._known: dict[str, _Known] = {}
         self._roles_seen: set[str] = set()
+        self._losses: Counter[str] = Counter()
 
     def expect(self, name: str, role: str) -> None:
         """A worker is being started."""
@@ -43,6 +45,11 @@ class Producers:
     def gone(self, name: str) -> None:
         """A worker is known to be dead, or has left."""
         self._known.pop(name, None)
+        self._losses[name] += 1
+
+    def losses(self, name: str) -> int:
+        """How often a worker of this name was gone: what tells a call of a dead one from a call of its successor."""
+        return self._losses[name]
 
     def silent(self) -> Sequence[str]:
         """Workers that were not heard of for too long."""

@@ -59,6 +59,9 @@ class QueueCounts(msgspec.Struct, frozen=True, kw_only=True):
     closed_members: int
     """Dropped members whose place stays empty: what batches are short of."""
     short_groups: int
+    """Trained groups that lacked a member."""
+    short_members: int
+    """Members that trained groups lacked."""
     empty_batches: int
     staleness: tuple[int, ...]
     staleness_max_seen: int

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
+from actors.queue_metrics import QueueMetrics
 from actors.queue_producers import GENERATOR, VERIFIER, Producers
 from actors.queue_records import QueueStatus
 from actors.rollout_queue import RolloutQueue
@@ -90,6 +91,9 @@ class QueueService:
         self._queue = build_queue(setup, clock=clock)
         self._producers = Producers(silence_s=setup.silence_s, start_s=setup.start_s, clock=clock)
         self._tick_s = setup.tick_s
+        self._metrics = QueueMetrics(self._queue.counts())
+        self._metrics_bind = setup.config.metrics.bind
+        self._metrics_port = 0
         self._applied: dict[str, Version] = {}
         self._frame: tuple[int, bytes] = (0, b"")  # the last batch as it was packed
         self._work, self._answers, self._batches, self._closing = Bell(), Bell(), Bell(), Bell()
@@ -98,6 +102,7 @@ class QueueService:
         """Watch deadlines and heartbeats until the queue closes; whoever started the queue awaits this and hears of its errors."""
         while not self._queue.is_closed:
             self._watch()
+            self._show()
             await _within(self._tick_s, self._closing)
 
     # --- generators
@@ -106,13 +111,24 @@ class QueueService:
         """A list of `Lease` of up to n completions together, empty where there is no work within wait_s; a whole step in deterministic mode."""
         self._producers.heard(generator, GENERATOR)
         self._note_applied(generator, Version.parse(applied))
-        leases = await _poll(lambda: self._queue.leases(n, generator=generator, applied=self._applied[generator]), self._work, wait_s)
+        self._metrics.generators_waiting(1)
+        try:
+            leases = await _poll(
+                lambda: self._queue.leases(n, generator=generator, applied=self._applied[generator]),
+                self._work,
+                wait_s,
+                is_over=self._is_lost_since_now(generator),
+            )
+        finally:
+            self._metrics.generators_waiting(-1)
         return pack(list(leases or ()))
 
     async def put(self, generator: str, frame: bytes) -> bytes:
         """Takes a list of `Rollout`, answers with a list of `PutResult`."""
         self._producers.heard(generator, GENERATOR)
-        results = self._queue.put(unpack(frame, list[Rollout]))
+        rollouts = unpack(frame, list[Rollout])
+        results = self._queue.put(rollouts)
+        self._metrics.accepted(rollout for rollout, result in zip(rollouts, results, strict=True) if result.is_accepted)
         self._answers.ring()
         if not all(result.is_accepted for result in results):
             self._work.ring()
@@ -135,7 +151,8 @@ class QueueService:
     async def lease_unverified(self, n: int, verifier: str, wait_s: float = 0.0) -> bytes:
         """A list of up to n `Unverified`, empty where there is none within wait_s."""
         self._producers.heard(verifier, VERIFIER)
-        work = await _poll(lambda: self._queue.lease_unverified(n, verifier=verifier), self._answers, wait_s)
+        is_over = self._is_lost_since_now(verifier)
+        work = await _poll(lambda: self._queue.lease_unverified(n, verifier=verifier), self._answers, wait_s, is_over=is_over)
         return pack(list(work or ()))
 
     async def put_verdicts(self, verifier: str, frame: bytes) -> bytes:
@@ -155,6 +172,7 @@ class QueueService:
             return None
         if self._frame[0] != step:
             self._frame = (step, pack(batch))
+            self._metrics.trained(batch)
         return self._frame[1]
 
     # --- the controller
@@ -171,27 +189,49 @@ class QueueService:
         """A worker is dead or has left; returns how many completions of its leases are given to somebody else."""
         return self._lose(worker)
 
+    async def serve_metrics(self) -> int:
+        """Serve this actor's metrics on a free port of `metrics.bind`; returns the port, the same one however often it is asked."""
+        self._metrics_port = self._metrics_port or self._metrics.registry.serve(self._metrics_bind)
+        return self._metrics_port
+
     async def counts(self) -> bytes:
         """`QueueCounts`."""
         return pack(self._queue.counts())
 
     async def status(self) -> bytes:
         """`QueueStatus`."""
-        return pack(QueueStatus(counts=self._queue.counts(), producers=self._producers.all(), is_closed=self._queue.is_closed, metrics_port=0))
+        return pack(
+            QueueStatus(
+                counts=self._queue.counts(), producers=self._producers.all(), is_closed=self._queue.is_closed, metrics_port=self._metrics_port
+            )
+        )
 
     async def close(self) -> bytes:
         """End; every waiter gets `Closed`. Answers with the final `QueueCounts`."""
         self._queue.close()
         self._ring_all()
+        self._show()
         return pack(self._queue.counts())
 
+    def close_metrics(self) -> None:
+        """Stop serving metrics; an actor need not, its process ends."""
+        self._metrics.registry.close()
+
     # --- inside
+
+    def _is_lost_since_now(self, worker: str) -> Callable[[], bool]:
+        """Whether the worker was lost after this moment: nothing must be leased to a poll that a dead one has left behind."""
+        losses = self._producers.losses(worker)
+        return lambda: self._producers.losses(worker) != losses
 
     def _note_applied(self, generator: str, version: Version) -> None:
         """A long poll that waits for work goes on with the version that its generator has by then."""
         self._applied[generator] = version
         self._queue.applied(version, generator=generator)
         self._work.ring()
+
+    def _show(self) -> None:
+        self._metrics.show(self._queue.counts(), oldest_held_s=self._queue.oldest_held_s())
 
     def _watch(self) -> None:
         given_back = self._queue.expire()
@@ -222,14 +262,19 @@ class QueueService:
             bell.ring()
 
 
-async def _poll(take: Callable[[], T | None], bell: Bell, wait_s: float) -> T | None:
-    """What `take` gives as soon as that is something; None after wait_s. Nothing happens between a vain `take` and the wait, so no ring is missed."""
+async def _poll(take: Callable[[], T | None], bell: Bell, wait_s: float, *, is_over: Callable[[], bool] = lambda: False) -> T | None:
+    """What `take` gives as soon as that is something; None after wait_s, or once it is over.
+
+    Nothing happens between a vain `take` and the wait, so no ring is missed.
+    """
     deadline = time.monotonic() + min(wait_s, MAX_WAIT_S)
-    while not (found := take()):
+    while not is_over():
+        if found := take():
+            return found
         left = deadline - time.monotonic()
         if left <= 0 or not await _within(left, bell):
-            return None
-    return found
+            break
+    return None
 
 
 async def _within(wait_s: float, bell: Bell) -> bool:

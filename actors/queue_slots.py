@@ -82,6 +82,7 @@ class Tally:
         self.resampled = 0
         self.closed_members = 0
         self.short_groups = 0
+        self.short_members = 0
         self.empty_batches = 0
 
     def accept(self, rollout: Rollout) -> None:
@@ -127,6 +128,7 @@ class Tally:
             resampled=self.resampled,
             closed_members=self.closed_members,
             short_groups=self.short_groups,
+            short_members=self.short_members,
             empty_batches=self.empty_batches,
             staleness=tuple(self.staleness[age] for age in range(oldest + 1)),
             staleness_max_seen=max(oldest, 0),

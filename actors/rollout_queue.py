@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 from actors.queue_desks import SamplingDesk, VerifyingDesk
-from actors.queue_groups import Group, GroupBook, Member, MemberState, OneGroup, Planner
+from actors.queue_groups import HELD_STATES, Group, GroupBook, Member, MemberState, OneGroup, Planner
 from actors.queue_ledger import Ledger
 from actors.queue_records import PutResult, QueueCounts, RefuseReason
 from actors.queue_slots import Slots
@@ -205,6 +205,11 @@ class RolloutQueue:
         """The last step whose batch was handed out."""
         return self._step
 
+    def oldest_held_s(self) -> float:
+        """Age of the oldest rollout that is accepted, and neither trained nor dropped; 0 where there is none."""
+        held_since = [member.accepted_at for member in self._ledger.members() if member.state in HELD_STATES]
+        return self._ledger.clock() - min(held_since) if held_since else 0.0
+
     def counts(self) -> QueueCounts:
         """Where everything is. Raises QueueError where it does not add up."""
         self._tally.check(self._slots.held)
@@ -283,6 +288,7 @@ class RolloutQueue:
         self._slots.train(step, members)
         self._tally.consume(step, batch.rollouts)
         self._tally.short_groups += sum(any(member.state is MemberState.CLOSED for member in group.members) for group in chosen)
+        self._tally.short_members += batch.short
         self._step = step
         self._batches[step] = batch
         self._tally.check(self._slots.held)
