@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import time
+import traceback
 from collections.abc import Awaitable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -19,7 +20,7 @@ import msgspec
 
 from actors.cluster import Cluster
 from actors.evaluation import TRAIN_SET, EvaluationResult, EvaluationRun, as_unverified, is_evaluated, results
-from actors.fleet import Fleet, outcome
+from actors.fleet import Fleet, first_error, outcome
 from actors.learner_actor import Published, StepResult
 from actors.prepare import Plan
 from actors.progress import RunProgress
@@ -67,12 +68,8 @@ class Controller:
         try:
             with self._signals():
                 await self._work()
-        except* FiresteelError as group:
-            error = str(_first(group))
-            logger.debug("the run failed", exc_info=group)
         except* Exception as group:
-            error = f"{type(_first(group)).__name__}: {_first(group)}"
-            logger.debug("the run failed", exc_info=group)
+            error = self._failure(group)
         if error is not None:
             self._stopped = FAILED
         try:
@@ -83,6 +80,12 @@ class Controller:
             await self._fleet.stop()
             await self._service.stop()
         return summary
+
+    def _failure(self, group: ExceptionGroup[Exception]) -> str:
+        """The sentence of a failed run; the whole traceback goes to the run folder."""
+        first = first_error(group)
+        self._folder.write_failure("".join(traceback.format_exception(group)))
+        return str(first) if isinstance(first, FiresteelError) else f"{type(first).__name__}: {first}"
 
     async def _work(self) -> None:
         self._say("starting: queue, verifiers, generators, learner")
@@ -300,11 +303,3 @@ async def _until_closed(name: str, call: Awaitable[Any]) -> None:
     """Watch a generator or verifier: as long as the run lasts it has no business to end."""
     await outcome(name, call)
     raise ActorError(f"{name} ended while the run went on")
-
-
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    """The first plain error of a group."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -216,11 +216,18 @@ async def started(names: Sequence[str], calls: Sequence[Any]) -> list[Any]:
     return list(await asyncio.gather(*(outcome(name, call) for name, call in zip(names, calls, strict=True))))
 
 
+def first_error(error: BaseException) -> BaseException:
+    """The first plain error of a group of errors; another error is its own first."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 async def outcome(name: str, call: Any) -> Any:
     """Wait for one call to an actor. Raises ActorError with the actor's name and the cause in one line."""
     try:
         return await call
     except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None) or error
+        cause = first_error(getattr(error, "cause", None) or error)
         first = next((line for line in str(cause).strip().splitlines() if line.strip()), type(cause).__name__)
         raise ActorError(f"{name} failed: {type(cause).__name__}: {first}") from error

@@ -27,6 +27,7 @@ EVENTS = "events.jsonl"
 ROLLOUTS = "rollouts"
 CHECKPOINTS = "checkpoints"
 SUMMARY = "summary.json"
+FAILURE = "failure.txt"
 ADDRESS = "run.json"
 MIN_FREE_BYTES = 256 * 2**20
 """A run is refused on a disk with less: logs, rollouts and a checkpoint of the smallest model need it."""
@@ -94,6 +95,10 @@ class RunFolder:
         part = self.path / f".{name}.part"
         part.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
         os.replace(part, self.path / name)
+
+    def write_failure(self, text: str) -> None:
+        """The traceback of a run that failed."""
+        (self.path / FAILURE).write_text(text, encoding="utf-8", errors="backslashreplace")
 
     def write_address(self, address: RunAddress) -> None:
         self.write_json(ADDRESS, address)
