@@ -6,6 +6,7 @@ garbage or misses its deadline is never read again; what it had is asked again o
 
 import contextlib
 import logging
+import math
 import selectors
 import time
 from collections.abc import Callable, Sequence
@@ -117,9 +118,9 @@ class Crew:
         self._zygote.close()
         for child in tuple(self.children.values()):
             task = self._forget(child)
-            self._count(Loss.DIED)
+            self._count(Loss.KILLED)
             if task is not None:
-                self._conclude(task, settle_loss(task, Loss.DIED, now=time.monotonic()))
+                self._conclude(task, settle_loss(task, Loss.KILLED, now=time.monotonic()))
         self._zygote = self._new_zygote()
 
     def _fork_missing(self) -> None:
@@ -263,13 +264,13 @@ class Crew:
         """Kill and bury a worker; what it had is settled or asked again."""
         task = self._forget(child)
         try:
-            burial = self._zygote.bury(child.pid)
+            burial = self._zygote.bury(child.pid, is_dying=seen is Loss.DIED)
         except (SandboxError, OSError):
             if task is not None:
                 self._waiting.add(task, again=True)
             raise
         if task is None:
-            self._count(seen)
+            self._count(loss_of_the_dead(seen, ended_by=burial.signal, cpu_s=0.0, budget_s=math.inf))
             if not child.is_proven:
                 self._note_failed_start(f"a worker was lost before it was ready: {seen}, signal {burial.signal}")
             return

@@ -5,8 +5,10 @@ the thread that starts it.
 """
 
 import array
+import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -20,6 +22,7 @@ from verifier.sandbox import zygote
 _START_S = 120.0
 _COMMAND_S = 20.0
 _END_S = 5.0
+_LAST_MOMENT_MS = 50
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[4]); "
     "from verifier.sandbox.zygote import main; main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))"
@@ -31,7 +34,7 @@ class ForkError(SandboxError):
 
 
 class Burial(msgspec.Struct, frozen=True):
-    """What the kernel says of a dead worker: the signal that ended it (0 = none), its CPU seconds, its largest resident size."""
+    """What the kernel says of a dead worker: the signal that ended it (0 = none but ours), its CPU seconds, its largest resident size."""
 
     signal: int
     cpu_s: float
@@ -76,15 +79,19 @@ class Zygote:
         ours.setblocking(False)
         return pid, ours
 
-    def bury(self, pid: int) -> Burial:
-        """Kill worker `pid`, wait until it is gone, say how it ended. Its pid cannot be another's before that: only the zygote reaps."""
-        try:
+    def bury(self, pid: int, *, is_dying: bool = False) -> Burial:
+        """Kill worker `pid`, wait until it is gone, say how it ended. Its pid cannot be another's before that: only the zygote reaps.
+
+        is_dying: its socket closed, so it gets a moment to end by itself, and its end tells of what.
+        """
+        ended_alone = is_dying and _ends_within(pid, _LAST_MOMENT_MS)
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return Burial(0, 0.0, 0.0)
         self._control.send(zygote.REAP + zygote.PID.pack(pid))
         status, cpu_us, peak_kib = zygote.REAPED.unpack(self._answer(zygote.REAPED.size))
-        return Burial(os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, cpu_us / 1e6, peak_kib / 1024)
+        ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        is_ours = ended_by == signal.SIGKILL and not ended_alone
+        return Burial(0 if is_ours else ended_by, cpu_us / 1e6, peak_kib / 1024)
 
     def close(self) -> None:
         """End the zygote; its workers end with it."""
@@ -118,6 +125,19 @@ class Zygote:
         assert self._process.stderr is not None
         lines = self._process.stderr.read(4096).decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it said nothing"
+
+
+def _ends_within(pid: int, milliseconds: int) -> bool:
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        ending = select.poll()
+        ending.register(handle, select.POLLIN)
+        return bool(ending.poll(milliseconds))
+    finally:
+        os.close(handle)
 
 
 def _start(control: socket.socket, setup: zygote.Setup) -> "subprocess.Popen[bytes]":

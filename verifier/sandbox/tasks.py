@@ -18,6 +18,7 @@ FIRST_SLICE = 0.2
 """Share of the CPU budget on the first try; what needs more is asked again with all of it, after the quick ones."""
 _QUICK_IN_A_ROW = 16
 _ATTEMPTS = 2
+_ATTEMPTS_IF_KILLED = 5
 
 
 class Loss(enum.StrEnum):
@@ -30,7 +31,8 @@ class Loss(enum.StrEnum):
     IMPORT = "import"  # the rules wanted a module that was not loaded before the lock
     PROTOCOL = "protocol"  # bytes that it may not send
     FORBIDDEN = "forbidden"  # a system call outside its allow-list
-    DIED = "died"  # killed from outside, or crashed
+    DIED = "died"  # crashed or left
+    KILLED = "killed"  # by a SIGKILL that was not ours, which no text can bring about
     SENTINEL = "sentinel"  # misjudged a known pair
     RECYCLED = "recycled"  # old or grown, no fault
 
@@ -113,6 +115,8 @@ def loss_of_the_dead(seen: Loss, *, ended_by: int, cpu_s: float, budget_s: float
     """What a worker really ended of: the kernel's word goes before what the pool saw."""
     if ended_by == signal.SIGVTALRM or (seen is Loss.WALL and cpu_s >= budget_s):
         return Loss.CPU
+    if seen is Loss.DIED and ended_by == signal.SIGKILL:
+        return Loss.KILLED
     if ended_by in (signal.SIGSYS, signal.SIGXCPU):
         return Loss.FORBIDDEN if ended_by == signal.SIGSYS else Loss.CPU
     return seen
@@ -140,6 +144,6 @@ def settle_loss(task: Task, loss: Loss, *, now: float) -> Settled | None:
     if loss in _OF_THE_TEXT and task.question is Question.DECIDE:
         return Settled(VerdictKind.UNDECIDED, str(loss), seconds)
     task.num_faults += 1
-    if task.num_faults < _ATTEMPTS:
+    if task.num_faults < (_ATTEMPTS_IF_KILLED if loss is Loss.KILLED else _ATTEMPTS):
         return None
     return Settled(VerdictKind.TIMEOUT if loss is Loss.WALL else VerdictKind.SANDBOX, str(loss), seconds)
