@@ -52,7 +52,7 @@ class QueueMetrics:
         self._move("rlvr_rollouts_trained_total", counts.consumed - before.consumed)
         self._move("rlvr_rollouts_refused_total", _grown(counts.refused, before.refused))
         self._move("rlvr_rollouts_missing_total", counts.short_members - before.short_members)
-        self._move("rlvr_leases_expired_total", _grown(counts.leases_ended, before.leases_ended))
+        self._move("rlvr_leases_expired_total", _taken_back(counts) - _taken_back(before))
         for reason, number in counts.dropped.items():
             self._move("rlvr_rollouts_dropped_total", number - before.dropped[reason], reason=reason)
         for reason, number in counts.dropped_tokens.items():
@@ -64,3 +64,8 @@ class QueueMetrics:
 
 def _grown(now: Mapping[str, int], before: Mapping[str, int]) -> int:
     return sum(now.values()) - sum(before.values())
+
+
+def _taken_back(counts: QueueCounts) -> int:
+    """Leases that ended by their deadline or with their worker; not those that were handed back."""
+    return sum(number for end, number in counts.leases_ended.items() if end.endswith(("_expired", "_lost")))
