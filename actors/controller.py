@@ -12,6 +12,7 @@ import os
 import signal
 import time
 import traceback
+from collections import Counter
 from collections.abc import Awaitable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -94,6 +95,8 @@ class Controller:
             self._stopped = INTERRUPTED
             return
         self._event("started", targets=[msgspec.to_builtins(target) for target in self._fleet.targets])
+        for role, number in Counter(target.role for target in self._targets()).items():
+            self._metrics.gauge("rlvr_actors", part=role).set(number)
         self._trained_from = self._trained_to = time.monotonic()
         self._progress.say(f"every actor stands after {self._trained_from - self._began:.0f} s; metrics: {self._service.address}/sd")
         running = self._fleet.run()

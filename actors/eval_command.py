@@ -87,7 +87,7 @@ def _config(model: Path, run_file: Path | None, *, extract: str | None, template
 
 def _plan(config: Config, file: Path, *, samples: int, temperature: float) -> EvaluationPlan:
     problems = load_problems(file)
-    check_golds(problems, config)
+    check_golds(problems, Verifier.for_evaluation(config))
     tokenizer = Tokenizer(config.model)
     prompts = render_prompts(problems, tokenizer, config, template=config.evaluation.template)
     limit, window = config.evaluation.max_completion_tokens, tokenizer.max_model_len

@@ -109,7 +109,10 @@ class Generator:
                     await self._room.wait()
                     continue
                 assert self._applied is not None, "nothing is leased before the first published weights are applied"
+                asked, is_idle = time.monotonic(), self._in_flight == 0
                 leases = await self._queue.lease(size, generator=self._settings.name, applied=self._applied, wait_s=LEASE_WAIT_S)
+                if is_idle:
+                    self._metrics.counter("rlvr_generator_idle_seconds_total").inc(time.monotonic() - asked)
                 self._in_flight += sum(len(lease.rollout_ids) for lease in leases)
                 for sampler in self._samplers(leases, loops):
                     samplers.add(sampler)

@@ -200,6 +200,7 @@ class LearnerActor:
             return  # an empty batch says nothing about the policy
         metrics.gauge("rlvr_reward_mean").set(report.reward_mean)
         metrics.gauge("rlvr_uniform_groups_ratio").set(1.0 - report.informative_groups / report.groups)
+        metrics.gauge("rlvr_truncated_ratio").set(report.truncated_share)
         metrics.gauge("rlvr_loss").set(report.loss)
         metrics.gauge("rlvr_entropy_nats").set(report.entropy)
         metrics.gauge("rlvr_kl_nats").set(report.kl or 0.0)

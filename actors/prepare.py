@@ -37,7 +37,7 @@ def prepare(config: Config) -> Plan:
     problems = training_problems(config.prompts)
     config_rules.check_run(config, num_problems=len(problems))
     tokenizer = Tokenizer(config.model)
-    check_golds(problems, config)
+    check_golds(problems, Verifier.for_training(config))
     prompts = render_prompts(problems, tokenizer, config)
     evaluation = _evaluation_prompts(config, tokenizer, problems)
     for problem_id, prompt_ids in prompts.items():
@@ -65,9 +65,8 @@ def prepare(config: Config) -> Plan:
     )
 
 
-def check_golds(problems: Sequence[Problem], config: Config) -> None:
-    """Refuse a gold answer that the verifier itself cannot parse: as a reward it would be 0 for ever."""
-    verifier = Verifier.for_training(config)  # not started: parsing a gold needs no sandbox
+def check_golds(problems: Sequence[Problem], verifier: Verifier) -> None:
+    """Refuse a gold answer that the verifier itself cannot parse: as a reward it would be 0 for ever. The verifier need not be started."""
     for problem in problems:
         fault = verifier.check_gold(problem.answer)
         if fault is not None:
@@ -90,7 +89,7 @@ def _evaluation_prompts(config: Config, tokenizer: Tokenizer, training: Sequence
     prompts: list[EvaluationPrompt] = []
     for name, file, settings in config_rules.evaluation_files(config):
         problems = load_problems(file)
-        check_golds(problems, config)
+        check_golds(problems, Verifier.for_evaluation(config))
         prompts += _prompts_of_set(name, problems, render_prompts(problems, tokenizer, config, template=template), settings)
     # The training problem is asked as in training: what is reported is the accuracy on the prompt that is trained.
     prompts += _prompts_of_set(TRAIN_SET, training, render_prompts(training, tokenizer, config), EvaluationSet())

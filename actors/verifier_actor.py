@@ -77,6 +77,7 @@ class VerifierActor:
         """Gives a sign of life; waits for the clock."""
         while True:
             await queue.beat(self._name, role="verifier")
+            self._measure_sandbox()
             await asyncio.sleep(BEAT_S)
 
     async def _judge_until_closed(self, queue: QueueClient) -> Never:
@@ -87,6 +88,13 @@ class VerifierActor:
                 verdicts = await asyncio.to_thread(self._training.verify_many, cases)
                 self._count(verdicts)
                 await queue.put_verdicts(verdicts, verifier=self._name)
+
+    def _measure_sandbox(self) -> None:
+        stats = self._training.stats()
+        self._metrics.raise_to("rlvr_verifier_kills_total", sum(number for reason, number in stats.kills.items() if reason != "recycled"))
+        self._metrics.raise_to("rlvr_verifier_retries_total", stats.retried)
+        self._metrics.gauge("rlvr_verifier_workers").set(stats.workers)
+        self._metrics.gauge("rlvr_verifier_waiting").set(stats.waiting)
 
     def _count(self, verdicts: Sequence[Verdict]) -> None:
         for verdict in verdicts:

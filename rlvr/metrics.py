@@ -136,13 +136,11 @@ _LEARNER = _specs(
     ("gauge", "rlvr_learning_rate", "rate", "Learning rate of the last step."),
     ("histogram", "rlvr_weight_broadcast_seconds", "seconds", "Seconds from the start of a broadcast to the last receiver's digest.", _SECONDS),
     ("counter", "rlvr_weight_bytes_sent_total", "bytes", "Bytes of weights broadcast."),
-    ("counter", "rlvr_broadcast_failures_total", "broadcasts", "Broadcasts that missed their deadline, lost a peer or ended in another digest."),
     ("histogram", "rlvr_checkpoint_seconds", "seconds", "Seconds of one checkpoint.", _SECONDS),
 )
 _CONTROLLER = _specs(
     Role.CONTROLLER,
     ("gauge", "rlvr_actors", "actors", "Actors alive, by part.", {"part": Role}),
-    ("counter", "rlvr_actors_lost_total", "actors", "Actors that died, by part.", {"part": Role}),
     ("gauge", "rlvr_accuracy_ratio", "ratio", "Accuracy of the newest evaluation.", {"split": EvalSplit}),
     ("gauge", "rlvr_evaluated_version", "steps", "Step of the version that the newest evaluation measured.", {"split": EvalSplit}),
     ("histogram", "rlvr_evaluation_seconds", "seconds", "Seconds of one evaluation.", _SECONDS),
