@@ -28,6 +28,9 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "sequence mean": {"objective": {"aggregation": "sequence_mean"}},
 }
 
+CASES = [*(("untied", name) for name in SCENARIOS), ("tied", "uneven lengths"), ("tied", "every term")]
+"""(model, scenario)."""
+
 
 def run_config(folder: Path, scenario: dict[str, Any]) -> Config:
     tables = {name: table for name, table in scenario.items() if name != "num"}
@@ -46,11 +49,10 @@ def outcome(folder: Path, scenario: dict[str, Any], *, rank: int, world_size: in
 
 def main(rank: int, world_size: int, port: int, models: Path, out: Path) -> None:
     torch.set_num_threads(1)
-    process_group.join(rank, world_size, "127.0.0.1", port, "cpu", timeout_s=60.0)
+    process_group.join(rank, world_size, "127.0.0.1", port, "cpu", timeout_s=300.0)
     made: dict[str, Any] = {}
-    for model in ("untied", "tied"):
-        for name, scenario in SCENARIOS.items():
-            made[f"{model}, {name}"] = outcome(models / model, scenario, rank=rank, world_size=world_size)
+    for model, name in CASES:
+        made[f"{model}, {name}"] = outcome(models / model, SCENARIOS[name], rank=rank, world_size=world_size)
     ours = Learner(run_config(models / "tied", {}), rank=rank, world_size=world_size, device="cpu")
     ours.train_step(batch(step=1))
     ours.save_checkpoint(out / "checkpoints", Version(step=1))
