@@ -135,12 +135,22 @@ def write_benchmark(name: str, claims: list[Claim], details: dict[str, Any], con
     console.out(line, highlight=False)
 
 
+def seed_of(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a seed is a whole number, 0 or more, got {text!r}")
+    return int(text)
+
+
+def seeds_of(text: str) -> list[int]:
+    return [seed_of(word) for word in text.split(",")]
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m recipes.demo", description="One problem raises accuracy on held-out problems, on two CPU cores.")
-    parser.add_argument("--seed", type=int, default=0, help="of pretraining and training alike")
+    parser.add_argument("--seed", type=seed_of, default=0, help="of pretraining and training alike")
     parser.add_argument("--run-dir", type=Path, help="run folder, or the folder of several runs; an older one is moved aside")
     several = parser.add_mutually_exclusive_group()
-    several.add_argument("--seeds", type=lambda text: [int(word) for word in text.split(",")], help="such as 0,1,2,3,4: the demo once with each")
+    several.add_argument("--seeds", type=seeds_of, help="such as 0,1,2,3,4: the demo once with each")
     several.add_argument("--controls", action="store_true", help="also 16 problems, format only, wrong label, a problem without a carry")
     return parser.parse_args(arguments)
 

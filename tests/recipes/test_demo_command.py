@@ -159,3 +159,11 @@ sys.exit(130)
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
+
+
+@pytest.mark.parametrize("arguments", [["--seed", "-1"], ["--seed", "one"], ["--seeds", "0,-3"], ["--seeds", "0", "--controls"]])
+def test_a_command_line_that_makes_no_sense_is_exit_2_and_starts_nothing(arguments: list[str], started: list[list[str]]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        demo.main(arguments)
+    assert ended.value.code == 2
+    assert started == []
