@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.cluster import Cluster, options, spawn
+from actors.cluster import Cluster, metrics_host, options, spawn
 from actors.engine import Sampling
 from actors.engine_settings import BroadcastAddress, EngineSettings
 from actors.generator import GeneratorSettings
@@ -61,7 +62,7 @@ class Fleet:
 
     async def start(self) -> None:
         """Start every actor; raises ActorError with the name of the first that does not come up."""
-        self.queue = self._start_queue()
+        await self._start_queue()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._start_verifiers())
             group.create_task(self._start_generators())
@@ -163,10 +164,15 @@ class Fleet:
         devices = (self._cluster.device(self._config.generators.device), self._cluster.device(self._config.learner.device))
         return "nccl" if devices == ("cuda", "cuda") else "gloo"
 
-    def _start_queue(self) -> Any:
+    async def _start_queue(self) -> None:
+        """The queue lives on the controller's node, which no autoscaler takes away."""
         setup = QueueSetup(config=self._config, problems=self._plan.problems, prompt_ids=self._plan.prompts)
         actor: Any = QueueActor  # Ray types the options of functions alone
-        return actor.options(**options(name="queue", cluster=self._cluster, labels={}, cpus=0, threads=QUEUE_CALLS)).remote(wire.pack(setup))
+        chosen = options(name="queue", cluster=self._cluster, labels={}, cpus=0, threads=QUEUE_CALLS)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.queue = actor.options(**chosen, scheduling_strategy=here).remote(wire.pack(setup))
+        [port] = await started(["queue"], [self.queue.serve_metrics.remote()])
+        self.targets.append(Target(address=f"{metrics_host(self._config.metrics.bind)}:{port}", role="queue", replica="queue"))
 
     def _generator_settings(self, index: int, name: str) -> GeneratorSettings:
         config, plan = self._config, self._plan

@@ -13,9 +13,10 @@ from rich.console import Console
 
 from actors import cluster, run_folder
 from actors.controller import FINISHED, INTERRUPTED, Controller
+from actors.final_table import final_table
 from actors.prepare import prepare
 from actors.progress import RunProgress
-from actors.run_folder import RunFolder
+from actors.run_folder import EVALUATIONS, RunFolder
 from actors.summary import Summary
 from rlvr import config_rules
 from rlvr.config import Config
@@ -30,6 +31,9 @@ def run(file: Path, overrides: Sequence[str], run_dir: Path | None) -> int:
     summary, folder = train(config, run_dir or run_folder.default_path(config.run.name), console=Console(stderr=True))
     if summary.error is not None:
         Console(stderr=True).print(f"firesteel: the run failed: {summary.error}", markup=False, soft_wrap=True)
+    table = final_table(folder.read(EVALUATIONS), config.evaluation.report)
+    if table is not None:
+        Console().print(table)
     Console().print(f"{summary.stopped}: {folder.path}", markup=False, highlight=False, soft_wrap=True)
     return EXIT_CODES.get(summary.stopped, 1)
 

@@ -1,0 +1,45 @@
+"""The table at the end of a run: what `evaluation.report` asks for, one row a version.
+
+Owns which version is which: the last, the one with the best mean over the held-out sets, and the base under the same prompts.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from actors.evaluation import TRAIN_SET
+
+TITLES = {"last": "last version", "best_average": "best mean on the way", "base_same_prompt": "base, same prompts"}
+
+
+def final_table(evaluations: Sequence[Mapping[str, Any]], report: Sequence[str]) -> Table | None:
+    """evaluations: lines of evals.jsonl. None where nothing was evaluated. The best version is chosen on the sets that it is shown on."""
+    by_step: dict[int, dict[str, Mapping[str, Any]]] = {}
+    for line in evaluations:
+        by_step.setdefault(line["step"], {})[line["set"]] = line
+    if not by_step:
+        return None
+    sets = list(by_step[min(by_step)])
+    table = Table("", "version", *sets, title="accuracy, per cent")
+    for which in report:
+        step = _step_of(which, by_step)
+        lines = by_step[step]
+        cells = (f"{100 * lines[name]['accuracy']:.1f}" if name in lines else "–" for name in sets)
+        table.add_row(TITLES[which], next(iter(lines.values()))["version"], *cells)
+    return table
+
+
+def _step_of(which: str, by_step: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> int:
+    if which == "base_same_prompt":
+        return min(by_step)
+    if which == "last":
+        return max(by_step)
+
+    def mean(step: int) -> float:
+        rates = [line["accuracy"] for name, line in by_step[step].items() if name != TRAIN_SET] or [
+            line["accuracy"] for line in by_step[step].values()
+        ]
+        return float(sum(rates) / len(rates))
+
+    return max(sorted(by_step), key=mean)

@@ -1,0 +1,29 @@
+"""Laws of the table at a run's end: each row is the version that it says it is."""
+
+from actors.final_table import final_table
+
+LINES = [
+    {"step": step, "version": f"0.{step}", "set": name, "accuracy": accuracy}
+    for step, name, accuracy in [
+        (0, "a", 0.1),
+        (0, "b", 0.2),
+        (0, "train", 0.0),
+        (5, "a", 0.9),
+        (5, "b", 0.3),
+        (9, "a", 0.4),
+        (9, "b", 0.4),
+        (9, "train", 1.0),
+    ]
+]
+
+
+def test_the_best_version_is_the_one_with_the_best_mean_over_held_out_sets() -> None:
+    table = final_table(LINES, ["last", "best_average", "base_same_prompt"])
+    assert table is not None
+    assert list(table.columns[1].cells) == ["0.9", "0.5", "0.0"]
+    assert list(table.columns[2].cells) == ["40.0", "90.0", "10.0"]
+    assert list(table.columns[4].cells) == ["100.0", "–", "0.0"]
+
+
+def test_without_an_evaluation_there_is_no_table() -> None:
+    assert final_table([], ["last"]) is None
