@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 MAX_WAIT_S = 10.0
 """No long poll is longer, so that a waiter is also heard of."""
+MAX_GAP_S = 2.0
+"""What lies further apart than this between two looks at the heartbeats is a standstill of the queue itself."""
 
 
 class QueueSetup(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,7 +91,10 @@ class QueueService:
     def __init__(self, setup_frame: bytes, clock: Callable[[], float] = time.monotonic) -> None:
         setup = unpack(setup_frame, QueueSetup)
         self._queue = build_queue(setup, clock=clock)
-        self._producers = Producers(silence_s=setup.silence_s, start_s=setup.start_s, clock=clock)
+        self._clock = clock
+        self._watched_at = clock()
+        self._awake_s = 0.0  # seconds that this process has watched: where it stood still itself, nobody else was silent
+        self._producers = Producers(silence_s=setup.silence_s, start_s=setup.start_s, clock=lambda: self._awake_s)
         self._tick_s = setup.tick_s
         self._metrics = QueueMetrics(self._queue.counts())
         self._metrics_bind = setup.config.metrics.bind
@@ -234,6 +239,9 @@ class QueueService:
         self._metrics.show(self._queue.counts(), oldest_held_s=self._queue.oldest_held_s())
 
     def _watch(self) -> None:
+        now = self._clock()
+        self._awake_s += min(now - self._watched_at, MAX_GAP_S)
+        self._watched_at = now
         given_back = self._queue.expire()
         for worker in self._producers.silent():
             logger.warning("worker=%s silent for too long; its work is given to others, look at its log", worker)

@@ -6,6 +6,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from queue_fakes import Clock, all_correct, all_of_kind, rollouts_of
 
 from actors.queue_records import PutResult, QueueCounts, QueueStatus
@@ -144,19 +145,38 @@ def test_a_batch_waits_for_a_producer_that_is_being_started_in_place_of_a_lost_o
 def test_a_worker_that_is_silent_for_too_long_loses_its_leases_and_a_batch_without_producers_fails() -> None:
     async def law() -> None:
         clock = Clock()
-        service = QueueService(pack(setup_of()), clock)
+        service = QueueService(pack(replace(setup_of(), tick_s=0.0)), clock)
         (lease,) = await leased(service, 0)
-        await service.beat("v0", "verifier")
         watch = asyncio.ensure_future(service.run())
         waiting = asyncio.ensure_future(service.next_batch(1, 10.0))
-        await asyncio.sleep(0)
-        clock.now = 31.0
-        await service.beat("v0", "verifier")
+        while not waiting.done():
+            clock.now += 0.5
+            await service.beat("v0", "verifier")
+            await asyncio.sleep(0)
         with pytest.raises(QueueError, match="no generator"):
             await waiting
+        assert clock.now >= 30.0
         late = unpack(await service.put("g0", pack(rollouts_of(lease))), list[PutResult])
         assert {result.refused for result in late} == {"gone_lease"}
         assert len(await leased(service, 0)) == 1  # back again, it gets work again
+        await service.close()
+        await watch
+
+    within_seconds(law())
+
+
+def test_nobody_was_silent_while_the_queue_itself_stood_still() -> None:
+    async def law() -> None:
+        clock = Clock()
+        service = QueueService(pack(replace(setup_of(), tick_s=0.0)), clock)
+        (lease,) = await leased(service, 0)
+        watch = asyncio.ensure_future(service.run())
+        await asyncio.sleep(0)
+        clock.now = 100.0
+        for _ in range(10):
+            await asyncio.sleep(0)
+        results = unpack(await service.put("g0", pack(rollouts_of(lease))), list[PutResult])
+        assert all(result.is_accepted for result in results)
         await service.close()
         await watch
 
@@ -189,8 +209,6 @@ def test_the_watch_gives_expired_work_to_whoever_waits_for_it() -> None:
         waiting = asyncio.ensure_future(service.lease(4, "g1", "0.0", 10.0))
         await asyncio.sleep(0)
         clock.now = 600.0
-        for generator in ("g0", "g1"):
-            await service.beat(generator, "generator")
         assert len(unpack(await waiting, list[Lease])) == 1
         await service.close()
         await watch
