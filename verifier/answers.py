@@ -125,6 +125,8 @@ def _parse(answer: str) -> Node | None:
     tokens = tokenize(text)
     if tokens is None:
         return None
+    while len(tokens) > 1 and tokens[-1].value in (".", ",", ";", "!") and tokens[-1].kind in ("text", ",", ";"):
+        tokens.pop()
     if not tokens:
         return None
     try:

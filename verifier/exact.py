@@ -253,6 +253,8 @@ def _transcendental(name: str, parts: list[Fraction]) -> Value:
 
 
 def _series(node: Node) -> Value:
+    if node.text == "integral":
+        return None
     start, end = value(node.items[1]), value(node.items[2])
     if isinstance(start, Undefined) or isinstance(end, Undefined):
         return UNDEFINED

@@ -6,6 +6,8 @@ Owns the order of these rules. Looks at the tail only, never at the gold; linear
 import re
 
 from rlvr.config import Extract
+from verifier.tokens import FUNCTIONS
+from verifier.units import POWER_WORDS, UNITS
 
 TAIL_CHARACTERS = 65_536
 MAX_JOINED = 16
@@ -23,11 +25,13 @@ _PHRASE = re.compile(
 _GAP = re.compile(r"(?:\s|\\[()\[\],;: ]|\$|[,;]|and(?![a-z])|or(?![a-z])|\\q?quad|\\text\s*\{[\s,;]*(?:and|or|,|;)?[\s,;]*\})*\Z")
 _JOINT = re.compile(r"[,;]|and|or|\\q?quad")
 _SPAN = re.compile(r"\$\$|\$|\\\(|\\\)|\\\[|\\\]|\\.", re.DOTALL)
-_NUMBER = re.compile(r"[-+\u2212]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:\s?/\s?\d+)?\s?(?:%|percent)?")
+_NUMBER = re.compile(r"[-+\u2212]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:[.,]\d+)?|\.\d+)(?:\s?/\s?\d+)?\s?(?:%|percent)?")
 _HOPE = re.compile(r"\.?\s*I hope (?:it|this) is correct.*\Z", re.IGNORECASE | re.DOTALL)
 _WORDS = re.compile(r"[A-Za-z]{2,}")
 _BLANK = re.compile(r"[\s.?!,;:$*#{}()\[\]\\\-_\"']*\Z")
 _EMPTY_SET = re.compile(r"\\\{\s*\\\}")
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+_EXPRESSED = frozenset(FUNCTIONS) | frozenset(POWER_WORDS) | frozenset("and or pi inf infinity per am pm to".split())
 _CLOSERS = {"$": "$", "$$": "$$", "\\(": "\\)", "\\[": "\\]"}
 
 
@@ -200,9 +204,9 @@ def _parts(text: str) -> list[tuple[str, bool]]:
 def _free(text: str) -> str | None:
     """Rule 7: all of a short text, else the later of the last math span and the last number outside math."""
     whole = _HOPE.sub("", text).strip()
-    if len(whole) <= SHORT_CHARACTERS and not _is_chat(whole):
-        return whole
     parts = _parts(whole)
+    if len(whole) <= SHORT_CHARACTERS and not _is_chat(whole, parts):
+        return whole
     if sum(1 for part, is_math in parts if is_math) == 1 and all(is_math or _BLANK.match(part) for part, is_math in parts):
         return next(part for part, is_math in parts if is_math)
     for part, is_math in reversed(parts):
@@ -216,6 +220,11 @@ def _free(text: str) -> str | None:
     return None
 
 
-def _is_chat(text: str) -> bool:
-    """A short sentence, not an expression: four words or more."""
-    return len(_WORDS.findall(text)) >= 4
+def _is_chat(text: str, parts: list[tuple[str, bool]]) -> bool:
+    """A short sentence, not an expression: four words, or one that no expression knows beside mathematics."""
+    words = _WORDS.findall(text)
+    if len(words) >= 4:
+        return True
+    outside = [word for part, is_math in parts if not is_math for word in _WORDS.findall(_COMMAND.sub(" ", part))]
+    has_mathematics = any(is_math for _, is_math in parts) or any(letter.isdigit() for letter in text)
+    return has_mathematics and any(word.lower() not in _EXPRESSED and word not in UNITS for word in outside)

@@ -267,15 +267,16 @@ class Parser:
         if self.peek().kind == "deg":
             self.at += 1
             return self.degree(base)
-        return Node(Kind.POWER, "", (base, self.exponent()))
+        return Node(Kind.POWER, "", (base, self.exponent(whole_number=base.kind is Kind.NUMBER)))
 
-    def exponent(self) -> Node:
+    def exponent(self, *, whole_number: bool = False) -> Node:
+        """`2^10` is 1024 as all who write it mean it; `x^23` is what TeX makes of it."""
         sign = self.peek().kind
         if sign in ("-", "+"):
             self.at += 1
-            node = self.argument()
+            node = self.argument(whole_number=True)
             return Node(Kind.NEGATIVE, "", (node,)) if sign == "-" else node
-        return self.argument()
+        return self.argument(whole_number=whole_number)
 
     def degree(self, node: Node) -> Node:
         token = self.peek()
@@ -565,8 +566,8 @@ class Parser:
             raise NoParse(token.value)
         return handler(self, token)
 
-    def argument(self) -> Node:
-        """What TeX takes as one argument: a group, one digit, one letter, or a command with its own."""
+    def argument(self, *, whole_number: bool = False) -> Node:
+        """What TeX takes as one argument: a group, one digit (or all of a number), one letter, or a command with its own."""
         token = self.peek()
         if token.kind == "{":
             self.at += 1
@@ -576,6 +577,8 @@ class Parser:
                 raise NoParse("argument")
             rest = token.value[1:]
             self.at += 1
+            if rest and whole_number:
+                return plain_number(token.value)
             if rest:
                 self.at -= 1
                 if not rest.isdigit():
@@ -594,7 +597,36 @@ class Parser:
         raise NoParse("argument")
 
     def fraction(self, token: Token) -> Node:
+        variable = self.differential()
+        if variable:
+            return Node(Kind.CALL, "derivative", (self.term(), Node(Kind.NAME, variable)))
         return Node(Kind.QUOTIENT, "", (self.argument(), self.argument()))
+
+    def differential(self) -> str:
+        """The variable of `\\frac{d}{dx}`, which is taken; empty if something else stands there."""
+        following = [self.peek(ahead) for ahead in range(7)]
+        values = [token.value for token in following]
+        if values[:4] == ["{", "d", "}", "{"] and len(values[4]) == 2 and values[4][0] == "d" and values[5] == "}":
+            self.at += 6
+            return values[4][1]
+        return ""
+
+    def integral(self, token: Token) -> Node:
+        """A definite integral: `\\int_a^b f dx`."""
+        self.expect("_")
+        start = self.exponent()
+        self.expect("^")
+        end = self.exponent()
+        closing = self.at
+        while closing < len(self.tokens) and not (self.tokens[closing].kind == "word" and len(self.tokens[closing].value) == 2 and self.tokens[closing].value[0] == "d"):
+            closing += 1
+        if closing >= len(self.tokens):
+            raise NoParse("integral")
+        variable = self.tokens[closing].value[1]
+        self.tokens = [*self.tokens[:closing], Token("differential", variable, False), *self.tokens[closing + 1 :]]
+        body = self.sum()
+        self.expect("differential")
+        return Node(Kind.SERIES, "integral", (Node(Kind.NAME, variable), start, end, body))
 
     def root(self, token: Token) -> Node:
         index = Node(Kind.NUMBER, "3" if token.value == "\\cbrt" else "2")
@@ -846,6 +878,7 @@ _STRUCTURES = {
     **dict.fromkeys(("\\angle", "\\triangle", "\\overline", "\\bar", "\\overrightarrow", "\\measuredangle"), Parser.named),
     **dict.fromkeys(("\\sum", "\\prod"), Parser.series),
     **dict.fromkeys(MARKED, Parser.marked),
+    "\\int": Parser.integral,
     "\\infty": Parser.infinity,
     "\\mathbb": Parser.blackboard,
     "\\begin": Parser.environment,

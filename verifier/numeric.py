@@ -43,7 +43,7 @@ def positive_points(names: Sequence[str]) -> list[Point]:
 
 def differ(left: Node, right: Node, point: Point, *, is_complex: bool) -> bool | None:
     """True: surely different there. False: the same to hundreds of digits. None: one side has no value there."""
-    for digits in _PRECISIONS:
+    for digits in _PRECISIONS[:1] if _has_integral(left) or _has_integral(right) else _PRECISIONS:
         with mp.workdps(digits + 20):
             try:
                 one, two = evaluate(left, point, is_complex), evaluate(right, point, is_complex)
@@ -53,6 +53,10 @@ def differ(left: Node, right: Node, point: Point, *, is_complex: bool) -> bool |
             if gap > scale * mp.mpf(10) ** (-digits // 2):
                 return True
     return False
+
+
+def _has_integral(node: Node) -> bool:
+    return node.kind is Kind.SERIES and node.text == "integral" or any(_has_integral(item) for item in node.items)
 
 
 def evaluate(node: Node, point: Point, is_complex: bool) -> "mpmath.mpf":
@@ -77,6 +81,8 @@ def _value(node: Node, point: Point, is_complex: bool) -> "mpmath.mpf":
         return _name(node.text, point)
     if node.kind is Kind.SERIES:
         return _series(node, point, is_complex)
+    if node.kind is Kind.CALL and node.text == "derivative":
+        return _derivative(node, point, is_complex)
     if node.kind is Kind.WORD:
         return mpmath.fprod([_name(letter, point) for letter in node.text])
     parts = [evaluate(item, point, is_complex) for item in node.items]
@@ -106,7 +112,8 @@ def _value(node: Node, point: Point, is_complex: bool) -> "mpmath.mpf":
 
 def _name(name: str, point: Point) -> "mpmath.mpf":
     if name in point:
-        return mp.mpf(point[name].numerator) / point[name].denominator
+        value = point[name]
+        return mp.mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
     if name == "\\pi":
         return +mp.pi
     if name == "e":
@@ -181,7 +188,23 @@ def _call(name: str, parts: "list[mpmath.mpf]", is_complex: bool) -> "mpmath.mpf
     raise UndefinedValueError
 
 
+def _derivative(node: Node, point: Point, is_complex: bool) -> "mpmath.mpf":
+    body, name = node.items[0], node.items[1].text
+    if name not in point:
+        raise UndefinedValueError
+    return mpmath.diff(lambda at: _value(body, {**point, name: at}, is_complex), _name(name, point))
+
+
+def _integral(node: Node, point: Point, is_complex: bool) -> "mpmath.mpf":
+    if mp.dps > 110:
+        raise UndefinedValueError
+    start, end = evaluate(node.items[1], point, is_complex), evaluate(node.items[2], point, is_complex)
+    return mpmath.quad(lambda at: _value(node.items[3], {**point, node.items[0].text: at}, is_complex), [start, end])
+
+
 def _series(node: Node, point: Point, is_complex: bool) -> "mpmath.mpf":
+    if node.text == "integral":
+        return _integral(node, point, is_complex)
     start, end = (exact.value(item) for item in node.items[1:3])
     if not isinstance(start, Fraction) or not isinstance(end, Fraction) or end - start > exact.MAX_TERMS:
         raise UndefinedValueError

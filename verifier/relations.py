@@ -54,6 +54,9 @@ def _joined(node: Node) -> tuple[str | None, Node] | None:
 
 def _relation(node: Node) -> tuple[str | None, Node] | None:
     operators = node.text.split()
+    absolute = _absolute(node)
+    if absolute is not None:
+        return absolute
     variables = [side for side in node.items if side.kind is Kind.NAME and free_names(side)]
     if len(variables) != 1 or any(free_names(side) for side in node.items if side is not variables[0]):
         return None
@@ -71,6 +74,52 @@ def _relation(node: Node) -> tuple[str | None, Node] | None:
     if len(halves) != len(operators):
         return None
     return name, halves[0] if len(halves) == 1 else _between(operators, node.items, Node(Kind.INTERSECTION, "", tuple(halves)))
+
+
+_SUBJECT = Node(Kind.NAME, "?")
+
+
+def _absolute(node: Node) -> tuple[str | None, Node] | None:
+    """|x - c| on one side of bounds: the part of the set from 0 on, and its mirror."""
+    sides = [side for side in node.items if side.kind is Kind.CALL and side.text == "abs"]
+    if len(sides) != 1:
+        return None
+    inner, shift = sides[0].items[0], None
+    if inner.kind is Kind.SUM and len(inner.items) == 2 and inner.items[0].kind is Kind.NAME and not free_names(inner.items[1]):
+        inner, shift = inner.items
+    distances = _relation(Node(Kind.RELATION, node.text, tuple(_SUBJECT if side is sides[0] else side for side in node.items)))
+    if inner.kind is not Kind.NAME or not free_names(inner) or distances is None:
+        return None
+    right = Node(Kind.INTERSECTION, "", (distances[1], Node(Kind.INTERVAL, "[)", (Node(Kind.NUMBER, "0"), _PLUS))))
+    moved = Node(Kind.UNION, "", (_mapped(right, shift, mirrored=False), _mapped(right, shift, mirrored=True)))
+    return inner.text, moved
+
+
+def _mapped(node: Node, shift: Node | None, *, mirrored: bool) -> Node:
+    """The set with every end d at -shift + d, or at -shift - d."""
+    if node.kind is Kind.INTERVAL:
+        low, high = (_end(item, shift, mirrored=mirrored) for item in node.items)
+        if not mirrored:
+            return Node(Kind.INTERVAL, node.text, (low, high))
+        return Node(Kind.INTERVAL, _mirror(node.text), (high, low))
+    if node.kind is Kind.SET:
+        return Node(Kind.SET, "", tuple(_end(item, shift, mirrored=mirrored) for item in node.items))
+    return Node(node.kind, node.text, tuple(_mapped(item, shift, mirrored=mirrored) for item in node.items))
+
+
+def _mirror(ends: str) -> str:
+    return ("[" if ends[1] == "]" else "(") + ("]" if ends[0] == "[" else ")")
+
+
+def _end(node: Node, shift: Node | None, *, mirrored: bool) -> Node:
+    moved = (node.items[0] if node.kind is Kind.NEGATIVE else Node(Kind.NEGATIVE, "", (node,))) if mirrored else node
+    if shift is None or _is_infinite(node):
+        return moved
+    return Node(Kind.SUM, "", (moved, Node(Kind.NEGATIVE, "", (shift,))))
+
+
+def _is_infinite(node: Node) -> bool:
+    return node.kind is Kind.INFINITY or node.kind is Kind.NEGATIVE and node.items[0].kind is Kind.INFINITY
 
 
 def _between(operators: list[str], sides: tuple[Node, ...], general: Node) -> Node:

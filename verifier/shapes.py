@@ -34,6 +34,9 @@ class Judge:
         """One reading of each side: chains and names first."""
         if has_text(answer) or has_text(gold):
             return same_text(answer, gold)
+        ordered = as_ordered(answer, gold)
+        if ordered is not None:
+            return self.value(*ordered)
         mine, theirs = said(answer), said(gold)
         if mine.name is not None and theirs.name is not None and mine.name != theirs.name:
             return self.relations(answer, gold)
@@ -234,6 +237,16 @@ def all_of(results: Iterable[bool | None]) -> bool | None:
             return False
         unknown = unknown or result is None
     return None if unknown else True
+
+
+def as_ordered(answer: Node, gold: Node) -> tuple[Node, Node] | None:
+    """A bare list against values with different names: in the order in which the gold names them."""
+    if answer.kind is not Kind.LIST or gold.kind is not Kind.LIST or len(answer.items) != len(gold.items):
+        return None
+    names = [said(item).name for item in gold.items]
+    if None in names or any(item.kind is Kind.RELATION for item in answer.items) or len({str(name) for name in names}) < len(names):
+        return None
+    return Node(Kind.TUPLE, "(", answer.items), Node(Kind.TUPLE, "(", tuple(said(item).value for item in gold.items))
 
 
 def candidates(chain: Said) -> tuple[Node, ...]:

@@ -11,6 +11,9 @@ from verifier import exact
 from verifier.nodes import Kind, Node
 
 
+MAX_INTEGRAND = 8
+
+
 class NotAlgebraicError(Exception):
     """The tree has parts that this module does not build."""
 
@@ -32,7 +35,9 @@ class _Builder:
         if node.kind is Kind.WORD:
             return sympy.Mul(*[self.name(letter) for letter in node.text])
         if node.kind is Kind.SERIES:
-            return self.series(node)
+            return self.integral(node) if node.text == "integral" else self.series(node)
+        if node.kind is Kind.CALL and node.text == "derivative":
+            return sympy.diff(self.build(node.items[0]), self.build(node.items[1]))
         parts = [self.build(item) for item in node.items]
         match node.kind:
             case Kind.SUM:
@@ -106,6 +111,17 @@ class _Builder:
             case "coth":
                 return sympy.coth(first)
         raise NotAlgebraicError(name)
+
+    def integral(self, node: Node) -> sympy.Expr:
+        """A definite integral of a short function of one variable."""
+        variable = sympy.Symbol(node.items[0].text, real=True)
+        body, start, end = (self.build(item) for item in (node.items[3], node.items[1], node.items[2]))
+        if not body.is_polynomial(variable) and (body.count_ops() > MAX_INTEGRAND or body.free_symbols != {variable}):
+            raise NotAlgebraicError("integrand")
+        result = sympy.integrate(body, (variable, start, end))
+        if result.has(sympy.Integral):
+            raise NotAlgebraicError("integral")
+        return result
 
     def series(self, node: Node) -> sympy.Expr:
         start, end = exact.value(node.items[1]), exact.value(node.items[2])
