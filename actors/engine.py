@@ -5,67 +5,35 @@ never starts on the next. Called by the generator and by evaluation, from one ev
 """
 
 import asyncio
-import gc
 import logging
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
+from actors.engine_samples import Completion, SampleRequest, Sampling, completion_of, num_sampled, sampling_params
 from actors.engine_settings import WEIGHT_ENGINE_NAME, BroadcastAddress, EngineSettings, engine_arguments, prepare_environment
 from learner.weight_protocol import StagedVersion, receiver_names
 from learner.weight_receiver import StagedWatch
 from rlvr.errors import BroadcastError, EngineError
-from rlvr.records import LOGPROB_DTYPE, TOKEN_DTYPE, FinishReason, Version, VersionSpan
+from rlvr.records import FinishReason, Version
 
 if TYPE_CHECKING:
-    from vllm import RequestOutput, SamplingParams
+    from vllm import RequestOutput
     from vllm.v1.engine.async_llm import AsyncLLM
-    from vllm.v1.engine.output_processor import RequestOutputCollector, RequestState
+    from vllm.v1.engine.output_processor import RequestOutputCollector
+
+__all__ = ["BroadcastAddress", "Completion", "Engine", "EngineSettings", "SampleRequest", "Sampling", "StagedVersion"]
 
 logger = logging.getLogger(__name__)
 
 START = Version()
 WATCH_S = 0.5
 """The longest look for staged weights before the engine's own health is looked at again."""
+WARM_UP = SampleRequest(rollout_id="warm-up", prompt_ids=(0,), sampling=Sampling(max_tokens=1), seed=0)
+"""The first request of an engine takes seconds; nobody should wait for them later."""
 REFUSED = "update refused, weights unchanged"
-
-
-class Sampling(msgspec.Struct, frozen=True, kw_only=True):
-    """How to sample. temperature: 0 = greedy. stop_token_ids: the only tokens that end a completion; the model's own are not added."""
-
-    max_tokens: int
-    stop_token_ids: tuple[int, ...] = ()
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = -1
-
-
-class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One completion to sample. seed: of this request; None = the engine's own stream."""
-
-    rollout_id: str
-    prompt_ids: tuple[int, ...]
-    sampling: Sampling
-    seed: int | None = None
-
-
-class Completion(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished completion: as many logprobs (nats, of the sampling distribution) as tokens, the stop token included."""
-
-    rollout_id: str
-    token_ids: NDArray[np.int32]
-    logprobs: NDArray[np.float32]
-    spans: tuple[VersionSpan, ...]
-    finish_reason: FinishReason
-    seconds: float
-
-    @property
-    def is_truncated(self) -> bool:
-        return self.finish_reason is FinishReason.LENGTH
 
 
 class Engine:
@@ -92,8 +60,10 @@ class Engine:
             await llm.update_weight_version(str(version))
         except Exception as error:
             raise EngineError(f"vLLM did not start on {settings.model}: {error}") from error
+        engine = cls(llm, settings, version)
+        await engine.sample(WARM_UP)
         logger.info("engine started: model=%s seconds=%.1f", settings.model, time.monotonic() - started)
-        return cls(llm, settings, version)
+        return engine
 
     @property
     def version(self) -> Version:
@@ -133,15 +103,23 @@ class Engine:
             self._batch_number += 1
             salt = f"{self._version}/{self._batch_number}"  # nothing is cached before a batch, so that each one computes the same
             started = time.monotonic()
-            await self._guarded(self._llm.pause_generation(mode="keep", clear_cache=False))
-            streams = {request.rollout_id: await self._submit(request, salt=salt) for request in sorted(requests, key=lambda each: each.rollout_id)}
+            streams = await self._submit_together(sorted(requests, key=lambda request: request.rollout_id), salt=salt)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(self._finish(streams[request.rollout_id])) for request in requests]
+            except BaseExceptionGroup as errors:
+                raise errors.exceptions[0] from errors
+            outputs = [(request, task.result()) for request, task in zip(requests, tasks, strict=True)]
+            return [completion_of(request, output, time.monotonic() - started) for request, output in outputs if output is not None]
+
+    async def _submit_together(self, requests: Sequence[SampleRequest], *, salt: str) -> "dict[str, RequestOutputCollector]":
+        for request in requests:
+            self._check_prompt(request.prompt_ids)
+        await self._guarded(self._llm.pause_generation(mode="keep", clear_cache=False))
+        try:
+            return {request.rollout_id: await self._submit(request, salt=salt) for request in requests}
+        finally:
             await self._guarded(self._llm.resume_generation())
-            completions = []
-            for request in requests:
-                output = await self._finish(streams[request.rollout_id])
-                assert output is not None, "weights cannot change while the batch holds the lock"
-                completions.append(completion_of(request, output, time.monotonic() - started))
-            return completions
 
     async def join_broadcast(self, address: BroadcastAddress) -> None:
         """Receive from this sender from now on; the next group that it forms may hold `receiver_names` of this generator."""
@@ -184,10 +162,11 @@ class Engine:
 
     async def shutdown(self) -> None:
         """End the engine and its processes; requests in flight raise EngineError."""
-        self._failure = self._failure or EngineError("it was shut down")
+        if self._llm.output_handler is not None:
+            self._llm.output_handler.cancel()  # else it would report the end of the process as a failure
+        self._fail(EngineError("it was shut down"))
         await asyncio.to_thread(self._llm.shutdown)
-        del self._llm  # vLLM's own finalizer fails, with noise, where it first runs while the interpreter ends
-        gc.collect()
+        self._llm.shutdown = no_second_shutdown  # type: ignore[method-assign]
 
     async def _swap(self, version: Version) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
@@ -198,7 +177,7 @@ class Engine:
         except Exception as error:
             if REFUSED in str(error) and self._settings.tensor_parallel == 1:
                 raise BroadcastError(str(error)) from error
-            self._failure = error
+            self._fail(error)
             raise EngineError(f"version {version} was not swapped in whole: {error}") from error
         await self._guarded(self._llm.finish_weight_update(str(version)))
 
@@ -214,10 +193,19 @@ class Engine:
         from vllm.inputs import tokens_input
 
         self.check()
+        self._check_prompt(request.prompt_ids)
         prompt = tokens_input(list(request.prompt_ids), cache_salt=salt)
         stream = await self._guarded(self._llm.add_request(request.rollout_id, prompt, sampling_params(request)))
         self._running[stream.request_id] = stream
         return stream
+
+    def _check_prompt(self, prompt_ids: Sequence[int]) -> None:
+        """Without a tokenizer vLLM lets a token that its model lacks through, and dies of it."""
+        room, vocabulary = self._llm.model_config.max_model_len, self._llm.model_config.get_vocab_size()
+        if not 0 < len(prompt_ids) < room:
+            raise ValueError(f"a prompt has 1 to {room - 1} tokens here, got {len(prompt_ids)}")
+        if min(prompt_ids) < 0 or max(prompt_ids) >= vocabulary:
+            raise ValueError(f"prompt tokens are 0 to {vocabulary - 1} for this model, got {min(prompt_ids)} to {max(prompt_ids)}")
 
     async def _finish(self, stream: "RequestOutputCollector") -> "RequestOutput | None":
         """The request's whole output; None when it was taken back for new weights."""
@@ -236,6 +224,11 @@ class Engine:
             raise EngineError(f"request {output.request_id} ended with {output.outputs[0].finish_reason}")
         return output
 
+    def _fail(self, error: Exception) -> None:
+        """From now on every call raises, and so do those that wait."""
+        self._failure = self._failure or error
+        self._llm.output_processor.propagate_error(EngineError(f"the engine has failed: {self._failure}"))
+
     async def _guarded(self, call: Any) -> Any:
         """Await a call of vLLM; its death becomes an EngineError here and nowhere else."""
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
@@ -243,8 +236,12 @@ class Engine:
         try:
             return await call
         except (EngineDeadError, EngineGenerateError) as error:
-            self._failure = self._failure or error
+            self._fail(error)
             raise EngineError("the engine's process is gone") from error
+
+
+def no_second_shutdown(timeout: float | None = None) -> None:
+    """Stands in for vLLM's own, which its finalizer would call once more, with noise, while the interpreter ends."""
 
 
 def start_vllm(settings: EngineSettings) -> "AsyncLLM":
@@ -255,40 +252,3 @@ def start_vllm(settings: EngineSettings) -> "AsyncLLM":
 
     arguments = AsyncEngineArgs(**engine_arguments(settings), weight_transfer_config=WeightTransferConfig(backend=WEIGHT_ENGINE_NAME))
     return AsyncLLM.from_engine_args(arguments)
-
-
-def sampling_params(request: SampleRequest) -> "SamplingParams":
-    """One completion, returned once, whole, as ids and the logprob of each."""
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    sampling = request.sampling
-    return SamplingParams(
-        n=1, max_tokens=sampling.max_tokens, temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k, seed=request.seed,
-        stop_token_ids=list(sampling.stop_token_ids), ignore_eos=True, logprobs=0, flat_logprobs=True, detokenize=False,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )  # fmt: skip
-
-
-def num_sampled(state: "RequestState") -> int:
-    """Tokens that a request has so far."""
-    assert state.detokenizer is not None, "only pooling requests have none"
-    return state.detokenizer.num_output_tokens()
-
-
-def completion_of(request: SampleRequest, output: "RequestOutput", seconds: float) -> Completion:
-    """Our record of vLLM's."""
-    from vllm.logprobs import FlatLogprobs
-
-    whole = output.outputs[0]
-    assert whole.finish_reason is not None, "FINAL_ONLY returns finished requests"
-    assert isinstance(whole.logprobs, FlatLogprobs)
-    spans = tuple(VersionSpan(version=Version.parse(span.version), start=span.start, end=span.end) for span in whole.weight_versions or ())
-    return Completion(
-        rollout_id=request.rollout_id,
-        token_ids=np.asarray(whole.token_ids, TOKEN_DTYPE),
-        logprobs=np.asarray(whole.logprobs.logprobs, LOGPROB_DTYPE),
-        spans=spans,
-        finish_reason=FinishReason(whole.finish_reason),
-        seconds=seconds,
-    )

@@ -47,6 +47,8 @@ def prepare_environment(settings: EngineSettings) -> None:
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "TORCH_CPP_LOG_LEVEL": "ERROR",  # its warnings about a lost sender come with a C++ stack; we say it in one line
     }
+    if os.path.isdir(settings.model):
+        defaults["HF_HUB_OFFLINE"] = "1"  # a folder is whole
     if settings.device == "cpu":
         # Unbound: two engines of one machine would else be bound to the same first cores. Pin the process to choose cores.
         defaults |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
@@ -62,7 +64,11 @@ def engine_arguments(settings: EngineSettings) -> dict[str, Any]:
     """Keyword arguments of vLLM's AsyncEngineArgs, without its weight-transfer configuration."""
     device: dict[str, Any] = {"gpu_memory_utilization": settings.gpu_memory_fraction, "enforce_eager": settings.enforce_eager}
     if settings.device == "cpu":
-        device = {"kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30), "enforce_eager": True}
+        device = {
+            "kv_cache_memory_bytes": int(settings.kv_cache_gib * 2**30),
+            "enforce_eager": True,
+            "block_size": 32,  # the smallest there: prompts share whole blocks only, and vLLM's default of 128 tokens is longer than many a prompt
+        }
     return device | {
         "model": settings.model,
         "revision": settings.revision or None,
