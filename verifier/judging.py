@@ -15,11 +15,11 @@ from concurrent.futures import Future
 import msgspec
 
 from rlvr.config import RewardConfig
-from rlvr.errors import FiresteelError
+from rlvr.errors import FiresteelError, SandboxError
 from rlvr.records import VerdictKind
-from verifier.answers import literal_value, parse, parse_gold
-from verifier.compare import settle
-from verifier.extract import extract
+from verifier.answers import literal_value
+from verifier.graders import GRADERS, Grader
+from verifier.memo import Memo
 from verifier.nodes import Node, encode
 from verifier.sandbox.pool import Pool
 from verifier.sandbox.protocol import Question
@@ -27,7 +27,9 @@ from verifier.sandbox.tasks import Settled, Task
 
 logger = logging.getLogger(__name__)
 
-_MAX_REMEMBERED = 200_000
+_MAX_ANSWERS = 200_000
+_MAX_TEXTS = 20_000
+_MAX_TEXT = 2_048  # characters; only completions up to this length are remembered whole
 _MAX_GOLDS = 4_096
 
 Key = tuple[str, str]
@@ -59,8 +61,10 @@ class Judging:
         """Judgements by the rule that decided; those from the memo are left out."""
         self.num_misjudged = 0
         self._config = config
-        self._memo: collections.OrderedDict[Key, tuple[VerdictKind, str]] = collections.OrderedDict()
-        self._golds: collections.OrderedDict[str, Node | str] = collections.OrderedDict()
+        self._grader = GRADERS[config.grader]
+        self._answers: Memo[Key, tuple[VerdictKind, str]] = Memo(_MAX_ANSWERS)
+        self._texts: Memo[Key, tuple[VerdictKind, str, str | None]] = Memo(_MAX_TEXTS)
+        self._golds: Memo[str, Node | str] = Memo(_MAX_GOLDS)
         self._pending: dict[Key, Pending] = {}
         self._lock = threading.Lock()
 
@@ -76,14 +80,19 @@ class Judging:
             return self._note(VerdictKind.SANDBOX, None, "raised", started)
 
     def _begin(self, text: str, gold: str, pool: Pool, started: float) -> Judgement | Pending:
-        answer = extract(text, self._config.extract)
+        with self._lock:
+            whole = self._texts.get((text, gold))
+        if whole is not None:
+            return Judgement(whole[0], whole[2], whole[1], "cache", time.perf_counter() - started)
+        answer = self._grader.extract(text, self._config.extract)
         if answer is None:
             return self._note(VerdictKind.NO_ANSWER, None, "extract", started)
         key = (answer, gold)
         with self._lock:
-            known = self._memo.get(key)
+            known = self._answers.get(key)
             if known is not None:
-                self._memo.move_to_end(key)
+                if len(text) <= _MAX_TEXT:
+                    self._texts.put((text, gold), (*known, answer))
                 return Judgement(known[0], answer, known[1], "cache", time.perf_counter() - started)
             pending = self._pending.get(key)
         return pending or self._compare(key, started, pool)
@@ -97,7 +106,7 @@ class Judging:
             if self._pending.pop(begun.key, None) is not None:
                 self.rules[settled.stage] += 1
                 if not settled.kind.is_ours:
-                    self._keep(begun.key, settled.kind, settled.stage)
+                    self._answers.put(begun.key, (settled.kind, settled.stage))
         return Judgement(settled.kind, begun.key[0], settled.stage, "worker", settled.seconds)
 
     def gold(self, gold: str) -> Node | str:
@@ -105,17 +114,16 @@ class Judging:
         with self._lock:
             known = self._golds.get(gold)
         if known is None:
-            known = _parsed_gold(gold)
+            known = _parsed_gold(self._grader, gold)
             with self._lock:
-                self._golds[gold] = known
-                if len(self._golds) > _MAX_GOLDS:
-                    self._golds.popitem(last=False)
+                self._golds.put(gold, known)
         return known
 
     def judge_again(self, tasks: Sequence[Task], pool: Pool) -> None:
         """Forget what a broken worker may have judged, ask again, and count what comes out otherwise."""
         with self._lock:
-            self._memo.clear()
+            self._answers.clear()
+            self._texts.clear()
         for task in tasks:
             fresh = Task(task.question, task.first, task.second)
             fresh.settled.add_done_callback(functools.partial(self._count_misjudged, task.settled.result().kind))
@@ -126,12 +134,12 @@ class Judging:
         theirs = self.gold(gold)
         if isinstance(theirs, str):
             return self._note(VerdictKind.SANDBOX, answer, "gold", started)
-        mine = parse(answer)
+        mine = self._grader.parse(answer)
         if mine is None:
             return self._note(VerdictKind.NO_ANSWER, answer, "grammar", started)
         if self._config.literal and not literal_value(answer):
             return self._note(VerdictKind.WRONG, answer, "literal", started)
-        decision = settle(mine, theirs, answer_text=answer, gold_text=gold)
+        decision = self._grader.settle(mine, theirs, answer_text=answer, gold_text=gold)
         if decision is not None:
             return self._note(VerdictKind(decision.kind), answer, decision.stage, started, remember=key)
         return self._ask(key, Task(Question.DECIDE, encode(mine), encode(theirs)), pool)
@@ -140,21 +148,19 @@ class Judging:
         with self._lock:
             pending = self._pending.setdefault(key, Pending(key, task))
         if pending.task is task:
-            pool.submit([task])
+            try:
+                pool.submit([task])
+            except SandboxError:
+                self._pending.pop(key, None)
+                raise
         return pending
 
     def _note(self, kind: VerdictKind, answer: str | None, rule: str, started: float, *, remember: Key | None = None) -> Judgement:
         with self._lock:
             self.rules[rule] += 1
             if remember is not None:
-                self._keep(remember, kind, rule)
+                self._answers.put(remember, (kind, rule))
         return Judgement(kind, answer, rule, "parent", time.perf_counter() - started)
-
-    def _keep(self, key: Key, kind: VerdictKind, rule: str) -> None:
-        """Under the lock."""
-        self._memo[key] = (kind, rule)
-        if len(self._memo) > _MAX_REMEMBERED:
-            self._memo.popitem(last=False)
 
     def _count_misjudged(self, before: VerdictKind, again: "Future[Settled]") -> None:
         if again.exception() is None and again.result().kind is not before:
@@ -163,8 +169,8 @@ class Judging:
             logger.error("a verdict %s of a broken worker is %s: it may have trained", before, again.result().kind)
 
 
-def _parsed_gold(gold: str) -> Node | str:
+def _parsed_gold(grader: Grader, gold: str) -> Node | str:
     try:
-        return parse_gold(gold)
+        return grader.parse_gold(gold)
     except ValueError as cause:
         return str(cause)

@@ -67,11 +67,15 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
 class Verifier:
     """Judges completions with `verifiers.workers` sandboxed children; a context manager, or `start` and `close`."""
 
-    def __init__(self, verifiers: VerifiersConfig | None = None, reward: RewardConfig | None = None, *, seed: int = 0) -> None:
+    def __init__(
+        self, verifiers: VerifiersConfig | None = None, reward: RewardConfig | None = None, *, seed: int = 0, beside: "Verifier | None" = None
+    ) -> None:
+        """beside: a verifier whose workers this one asks; they start and end with that one."""
         self._verifiers = verifiers or VerifiersConfig()
         config = reward or RewardConfig()
         self._judging = Judging(config)
-        self._pool = Pool(self._crew(Setup(limits=self._limits(), reward="")))
+        self._host = beside
+        self._pool: Pool = Pool(self._crew(Setup(limits=self._limits(), reward=""))) if beside is None else beside._pool
         self._reward = rewards.built_in(config, seed=seed)
         self._reward_pool = None if self._reward else Pool(self._crew(Setup(limits=self._limits(), reward=rewards.users_reward(config.kind))))
         self._layers: tuple[Layer, ...] = ()
@@ -84,26 +88,29 @@ class Verifier:
         return cls(config.verifiers, config.reward, seed=config.run.seed)
 
     @classmethod
-    def for_evaluation(cls, config: Config) -> Self:
-        """Judges by the evaluation's rules; its reward is the outcome."""
+    def for_evaluation(cls, config: Config, *, beside: "Verifier | None" = None) -> Self:
+        """Judges by the evaluation's rules; its reward is the outcome. beside: as for the constructor."""
         rules = config.evaluation
-        return cls(config.verifiers, RewardConfig(extract=rules.extract, grader=rules.grader), seed=config.run.seed)
+        return cls(config.verifiers, RewardConfig(extract=rules.extract, grader=rules.grader), seed=config.run.seed, beside=beside)
 
     def start(self) -> None:
         """Bring up the workers. Raises UserError when a required layer is absent or the environment cannot hold a sandbox."""
         try:
-            errnos = self._pool.start()
+            if self._host is None:
+                self._layers = _layers(self._pool.start())
+                self._refuse_or_report()
+            else:
+                self._layers = self._host.layers()
             if self._reward_pool is not None:
                 self._reward_pool.start()
-            self._layers = tuple(Layer(name, errno == 0, os.strerror(errno) if errno else "") for name, errno in zip(LAYERS, errnos, strict=True))
-            self._refuse_or_report()
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """End all processes of this verifier."""
-        self._pool.close()
+        """End all processes of this verifier, those that work for another one left alone."""
+        if self._host is None:
+            self._pool.close()
         if self._reward_pool is not None:
             self._reward_pool.close()
 
@@ -115,7 +122,10 @@ class Verifier:
         self.close()
 
     def verify_many(self, cases: Sequence[Unverified]) -> list[Verdict]:
-        """One verdict a case, in the same order; blocks until all are there. Raises SandboxError when no worker can be had any more."""
+        """One verdict a case, in the same order; blocks until all are there.
+
+        Raises SandboxError when no worker can be had any more. Before `start`, and after `close`, what the parent can settle is still settled.
+        """
         begun = [self._judging.begin(case.text, case.gold, self._pool) for case in cases]
         judged = [self._judging.end(each) for each in begun]
         verdicts = self._rewarded(cases, judged) if self._reward_pool is None else self._rewarded_by_user(cases, judged, self._reward_pool)
@@ -201,6 +211,10 @@ class Verifier:
                 raise UserError(f"verifiers.require names {name}, which this machine does not have ({absent[name]}): run elsewhere or leave it out")
         for name, reason in absent.items():
             logger.warning("the verifier's workers run without %s (%s); verifiers.require would refuse that", name, reason)
+
+
+def _layers(errnos: Sequence[int]) -> tuple[Layer, ...]:
+    return tuple(Layer(name, errno == 0, os.strerror(errno) if errno else "") for name, errno in zip(LAYERS, errnos, strict=True))
 
 
 def _verdict(case: Unverified, judgement: Judgement, reward: float | None) -> Verdict:

@@ -85,22 +85,21 @@ def test_many_threads_share_one_verifier(verifier: Verifier) -> None:
     assert all(said == true for said, true in found.values())
 
 
-def test_workers_killed_at_random_change_no_verdict() -> None:
-    cases, kinds = hard_cases(range(20_000, 20_400))
-    with Verifier(VerifiersConfig(workers=2)) as verifier:
-        stop = threading.Event()
+def test_workers_killed_at_random_change_no_verdict(verifier: Verifier) -> None:
+    cases, kinds = hard_cases(range(20_000, 20_300))
+    stop = threading.Event()
 
-        def kill() -> None:
-            while not stop.wait(0.05):
-                for pid in verifier.worker_pids[:1]:
-                    os.kill(pid, signal.SIGKILL)
+    def kill() -> None:
+        while not stop.wait(0.05):
+            for pid in verifier.worker_pids[:1]:
+                os.kill(pid, signal.SIGKILL)
 
-        killer = threading.Thread(target=kill)
-        killer.start()
-        verdicts = verifier.verify_many(cases)
-        stop.set()
-        killer.join()
-        assert verifier.stats().kills["killed"] > 0
+    killer = threading.Thread(target=kill)
+    killer.start()
+    verdicts = verifier.verify_many(cases)
+    stop.set()
+    killer.join()
+    assert verifier.stats().kills["killed"] > 0
     assert kinds_of(verdicts) == kinds
 
 
@@ -121,17 +120,32 @@ def test_no_text_raises(verifier: Verifier, text: str) -> None:
 
 
 def test_a_literal_reward_takes_one_number_or_fraction_alone() -> None:
-    with Verifier(VerifiersConfig(), RewardConfig(literal=True)) as verifier:
-        verdicts = verifier.verify_many([case(answer, "12.8") for answer in ["12.8", "64/5", r"\frac{64}{5}", "10+2.8", "128/10", "6.4*2"]])
+    verifier = Verifier(VerifiersConfig(), RewardConfig(literal=True))
+    verdicts = verifier.verify_many([case(answer, "12.8") for answer in ["12.8", "64/5", r"\frac{64}{5}", "10+2.8", "128/10", "6.4*2"]])
     assert [verdict.reward for verdict in verdicts] == [1.0, 1.0, 1.0, 0.0, 1.0, 0.0]
 
 
-def test_an_evaluation_judges_by_its_own_rules_and_pays_the_outcome() -> None:
+def test_an_evaluation_judges_by_its_own_rules_beside_the_training_and_pays_the_outcome() -> None:
     config = Config(reward=RewardConfig(kind="none"), evaluation=EvaluationConfig(extract="all"))
     unboxed = Unverified(rollout_id="r", lease_id="l", problem_id="p", text="The answer is 5.", gold="5")
-    with Verifier.for_evaluation(config) as evaluation, Verifier.for_training(config) as training:
+    (hard,), kinds = hard_cases([40_000])
+    with Verifier.for_training(config) as training, Verifier.for_evaluation(config, beside=training) as evaluation:
         assert evaluation.verify_many([unboxed])[0].reward == 1.0
         assert training.verify_many([unboxed])[0].kind is VerdictKind.NO_ANSWER
+        assert kinds_of(evaluation.verify_many([hard])) == kinds_of(training.verify_many([hard])) == kinds
+        evaluation.close()
+        assert training.worker_pids
+
+
+def test_an_evaluation_may_use_another_grader() -> None:
+    roughly = case("25001", "25000")
+    assert Verifier().verify_many([roughly])[0].kind is VerdictKind.WRONG
+    assert Verifier(reward=RewardConfig(grader="qwen25_math")).verify_many([roughly])[0].kind is VerdictKind.CORRECT
+
+
+def test_a_verifier_that_was_not_started_says_so_where_it_needs_a_worker() -> None:
+    with pytest.raises(SandboxError, match="not started"):
+        Verifier().verify_many(hard_cases([0])[0])
 
 
 def test_the_parent_never_imports_sympy_torch_ray_or_vllm() -> None:

@@ -41,8 +41,8 @@ class Pool:
     def submit(self, tasks: Sequence[Task]) -> None:
         """Queue tasks; each `task.settled` gets its result, or SandboxError when the pool ends first."""
         with self._gate:
-            if self._is_over:
-                raise SandboxError("the verifier's sandbox is closed")
+            if self._is_over or self._thread.ident is None:
+                raise SandboxError("the verifier's sandbox is closed" if self._is_over else "the verifier's sandbox is not started")
             self._inbox.extend(tasks)
             os.eventfd_write(self._bell, 1)
 
