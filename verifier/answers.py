@@ -25,6 +25,7 @@ _ARTICLES = re.compile(r"\b(?:a|an|the)\s+(?=\w)")
 _SPACES = re.compile(r"\s+")
 _ALL_REALS = frozenset(("all real numbers", "all reals", "real numbers", "all real", "all real values", "all real number", "reals", "all x", "all real x", "every real number", "any real number"))
 _GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+\Z")
+_DECIMAL_GOLD = re.compile(r"[+-]?(?:0,\d{3,}|\d{1,3}(?:\.\d{3})+,\d+)\Z")
 _DECIMAL_COMMA = re.compile(r"([+-]?)(\d{1,3}(?:\.\d{3})+|\d+),(\d+)\Z")
 
 _LITERALS = frozenset((Kind.NUMBER, Kind.REPEATING, Kind.MIXED, Kind.BASED))
@@ -49,6 +50,8 @@ def parse_gold(gold: str) -> Node:
     node = parse(gold)
     if node is None:
         raise ValueError(f"the gold answer ({len(gold)} characters) is not in the language of answers or out of its bounds")
+    if node.kind is Kind.EITHER and not _DECIMAL_GOLD.match(gold.strip().strip("$")):
+        node = node.items[0]
     if isinstance(exact.value(node), exact.Undefined):
         raise ValueError("the gold answer has no value (a division by zero or its like)")
     return node

@@ -6,7 +6,7 @@ expression (choices, clocks, words). Knows no numbers beyond their digits and no
 
 from verifier.nodes import Kind, Node
 from verifier.tokens import END, GREEK, MARKED, Token
-from verifier.units import POWER_WORDS, POWER_WORDS_AFTER, SHORT, UNITS
+from verifier.units import POWER_WORDS, POWER_WORDS_AFTER, SHORT, UNITS, UPRIGHT_ONLY
 
 MAX_NESTING = 32
 MAX_ITEMS = 64
@@ -216,7 +216,7 @@ class Parser:
         token = self.peek()
         if token.kind == "|":
             return self.bars == 0 and not self.no_bar
-        if token.kind not in _STARTS or self.is_unit_at(0) or self.is_unit_fraction():
+        if token.kind not in _STARTS or token.kind == "$" or self.is_unit_at(0) or self.is_unit_fraction():
             return False
         if token.kind == "word" and token.spaced and (before.kind is Kind.WORD or before.kind is Kind.NAME and len(token.value) > 2):
             raise NoParse("words")
@@ -253,6 +253,9 @@ class Parser:
             elif token.kind == "%":
                 self.at += 1
                 node = Node(Kind.PERCENT, "", (node,))
+            elif token.kind == "_" and node.kind is Kind.NUMBER:
+                self.at += 1
+                node = self.based(node.text)
             elif token.kind == "deg":
                 self.at += 1
                 node = self.degree(node)
@@ -452,7 +455,7 @@ class Parser:
         return Node(Kind.WORD, token.value)
 
     def dollar(self, token: Token) -> Node:
-        self.money = {"$": "dollar"}.get(token.kind, token.kind)
+        self.money = _MONEY[token.kind]
         return self.signed_factor()
 
     def group(self, token: Token) -> Node:
@@ -759,7 +762,7 @@ class Parser:
         token = self.peek(ahead)
         if token.kind == "upright":
             return self.at + ahead > 0 and token.value in SHORT and token.value in UNITS
-        if token.kind not in ("text", "word"):
+        if token.kind not in ("text", "word") or token.kind == "word" and token.value in UPRIGHT_ONLY:
             return False
         return (token.value in UNITS and (token.kind == "text" or len(token.value) > 1)) or token.value.lower() in POWER_WORDS or (token.value.lower() in UNITS and len(token.value) > 2)
 
@@ -772,6 +775,8 @@ class Parser:
     def with_unit(self, node: Node) -> Node:
         money, self.money = self.money, ""
         unit = money
+        if not money and self.peek().kind in _MONEY and node.kind is Kind.NUMBER:
+            unit = _MONEY[self.take().kind]
         if self.is_unit_fraction():
             self.at += 2
             unit = self.unit()
@@ -846,6 +851,7 @@ def plain_number(text: str) -> Node:
     return Node(Kind.NUMBER, f"{whole}.{decimals}" if decimals else whole)
 
 
+_MONEY = {"$": "dollar", "euro": "euro", "pounds": "pound"}
 _BASES = "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
 _INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot", "sec": "arcsec", "csc": "arccsc", "sinh": "arsinh", "cosh": "arcosh", "tanh": "artanh"}
 _PRIMARIES = {

@@ -1,6 +1,7 @@
 """What `\\log` without a base means.
 
-Owns one policy: where both sides write it, natural and decimal are both tried; where one does, it is decimal for powers of ten and natural otherwise.
+Owns one policy: where the gold writes it, natural and decimal are both tried; where the answer alone does, it is decimal for powers of ten and natural
+otherwise.
 Pure tree to tree; called by the child.
 """
 
@@ -13,9 +14,9 @@ from verifier.nodes import Kind, Node
 def readings(answer: Node, gold: Node) -> list[tuple[Node, Node]]:
     """The pairs to compare, one of which has to be equal."""
     mine, theirs = _mentions(answer), _mentions(gold)
-    if mine and theirs:
+    if theirs:
         return [(answer, gold), (_decimal(answer, always=True), _decimal(gold, always=True))]
-    return [(_decimal(answer, always=False), _decimal(gold, always=False))] if mine or theirs else [(answer, gold)]
+    return [(_decimal(answer, always=False), gold)] if mine else [(answer, gold)]
 
 
 def _mentions(node: Node) -> bool:

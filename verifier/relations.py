@@ -4,7 +4,7 @@ Owns the policy interval ↔ inequality. Pure tree to tree; called by the compar
 """
 
 from verifier.nodes import Kind, Node
-from verifier.readings import free_names
+from verifier.readings import free_names, rough
 
 REALS = Node(Kind.NUMBERS, "R")
 _PLUS = Node(Kind.INFINITY)
@@ -47,9 +47,19 @@ def _joined(node: Node) -> tuple[str | None, Node] | None:
     sets = tuple(each for _, each in found)
     if node.text == "or":
         return found[0][0], Node(Kind.UNION, "", sets)
-    if node.text == "and" or all(item.kind is Kind.RELATION and item.text == "!=" for item in node.items):
+    if node.text == "and" or any(item.kind is Kind.RELATION and item.text == "!=" for item in node.items) or _overlap(sets):
         return found[0][0], Node(Kind.INTERSECTION, "", sets)
-    return None
+    return found[0][0], Node(Kind.UNION, "", sets)
+
+
+def _overlap(sets: tuple[Node, ...]) -> bool:
+    """`x > 2, x < 3` bounds x from both sides; `x < 2, x > 3` are two cases."""
+    if any(each.kind is not Kind.INTERVAL for each in sets):
+        return False
+    lows = [rough(each.items[0]) for each in sets if not _is_infinite(each.items[0])]
+    highs = [rough(each.items[1]) for each in sets if not _is_infinite(each.items[1])]
+    known = [end for end in lows + highs if end is not None]
+    return len(known) == len(lows) + len(highs) == len(sets) and bool(lows) and bool(highs) and max(known[: len(lows)]) < min(known[len(lows) :])
 
 
 def _relation(node: Node) -> tuple[str | None, Node] | None:

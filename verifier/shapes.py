@@ -274,6 +274,8 @@ def same_text(answer: Node, gold: Node) -> bool:
 
 
 def _words(node: Node) -> str | None:
+    if node.kind is Kind.NAME and len(node.text) == 1:
+        return None
     return node.text.lower() if node.kind in (Kind.TEXT, Kind.WORD, Kind.NAME) else None
 
 

@@ -123,5 +123,8 @@ _NAMES: dict[str, str] = {
 UNITS: dict[str, str] = {name: unit for unit, names in _NAMES.items() for name in names.split()}
 SHORT = frozenset(name for name in UNITS if len(name) == 1)
 """Units of one letter: only as upright text, a bare letter is a variable."""
+UNITS["in"] = "in"
+UPRIGHT_ONLY = frozenset(("in",))
+"""Units that are words of English too: only as upright text."""
 POWER_WORDS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 POWER_WORDS_AFTER = {"squared": 2, "cubed": 3}
