@@ -156,6 +156,14 @@ def test_the_learning_rate_follows_its_schedule(small: Path) -> None:
     assert rates == pytest.approx([1e-4, 0.75e-4, 0.5e-4, 0.25e-4])
 
 
+def test_the_first_update_moves_weights_by_the_scheduled_learning_rate(small: Path) -> None:
+    ours = learner(config(small, optimizer={"learning_rate": 1e-3, "warmup_steps": 10, "weight_decay": 0.0}))
+    before = whole_weights(ours)
+    ours.train_step(batch())
+    moved = max((weight - before[name]).abs().max().item() for name, weight in whole_weights(ours).items())
+    assert moved == pytest.approx(1e-4, rel=1e-2)  # AdamW's first update is one learning rate wherever there is a gradient
+
+
 def test_gradients_are_clipped_to_their_global_norm(small: Path) -> None:
     clipped = gradients_of_a_step(learner(config(small, optimizer={"max_grad_norm": 0.01})), batch(num=8))
     assert math.sqrt(sum(gradient.square().sum().item() for gradient in clipped.values())) == pytest.approx(0.01, rel=1e-3)
