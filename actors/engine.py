@@ -14,9 +14,9 @@ import msgspec
 
 from actors.engine_samples import Completion, SampleRequest, Sampling, completion_of, num_sampled, sampling_params
 from actors.engine_settings import WEIGHT_ENGINE_NAME, BroadcastAddress, EngineSettings, engine_arguments, prepare_environment
-from learner.weight_protocol import StagedVersion, receiver_names
+from learner.weight_protocol import NOT_STAGED, REFUSED, StagedVersion, receiver_names
 from learner.weight_receiver import StagedWatch
-from rlvr.errors import BroadcastError, EngineError
+from rlvr.errors import BroadcastError, EngineError, OvertakenError
 from rlvr.records import FinishReason, Version
 
 if TYPE_CHECKING:
@@ -31,9 +31,12 @@ logger = logging.getLogger(__name__)
 START = Version()
 WATCH_S = 0.5
 """The longest look for staged weights before the engine's own health is looked at again."""
+SHUTDOWN_S = 1.0
+"""Then the engine's process is killed: all that it held is released at once, and what lasts is the end of its interpreter.
+Workers in processes of their own get vLLM's longer time."""
+VLLM_PROCESS_LOGGER = "vllm.v1.utils"
 WARM_UP = SampleRequest(rollout_id="warm-up", prompt_ids=(0,), sampling=Sampling(max_tokens=1), seed=0)
 """The first request of an engine takes seconds; nobody should wait for them later."""
-REFUSED = "update refused, weights unchanged"
 
 
 class Engine:
@@ -145,7 +148,7 @@ class Engine:
     async def apply(self, version: Version) -> float:
         """Swap a staged version in under the running requests; return the seconds for which sampling stood.
 
-        Raises BroadcastError when the version is not staged or does not fit: the old weights go on. Raises EngineError when the swap failed halfway.
+        Raises OvertakenError when the version is not staged (any more), BroadcastError when it does not fit: the old weights go on. Raises EngineError when the swap failed halfway.
         """
         async with self._turn:
             started = time.monotonic()
@@ -165,7 +168,8 @@ class Engine:
         if self._llm.output_handler is not None:
             self._llm.output_handler.cancel()  # else it would report the end of the process as a failure
         self._fail(EngineError("it was shut down"))
-        await asyncio.to_thread(self._llm.shutdown)
+        logging.getLogger(VLLM_PROCESS_LOGGER).setLevel(logging.ERROR)  # that it kills is what we ask of it
+        await asyncio.to_thread(self._llm.shutdown, SHUTDOWN_S if self._settings.tensor_parallel == 1 else None)
         self._llm.shutdown = no_second_shutdown  # type: ignore[method-assign]
 
     async def _swap(self, version: Version) -> None:
@@ -176,7 +180,8 @@ class Engine:
             await self._llm.update_weights(WeightTransferUpdateRequest(update_info={"version": str(version)}))
         except Exception as error:
             if REFUSED in str(error) and self._settings.tensor_parallel == 1:
-                raise BroadcastError(str(error)) from error
+                kind = OvertakenError if NOT_STAGED in str(error) else BroadcastError
+                raise kind(str(error)) from error
             self._fail(error)
             raise EngineError(f"version {version} was not swapped in whole: {error}") from error
         await self._guarded(self._llm.finish_weight_update(str(version)))

@@ -14,11 +14,11 @@ TITLES = {"last": "last version", "best_average": "best mean on the way", "base_
 
 
 def final_table(evaluations: Sequence[Mapping[str, Any]], report: Sequence[str]) -> Table | None:
-    """evaluations: lines of evals.jsonl. None where nothing was evaluated. The best version is chosen on the sets that it is shown on."""
+    """evaluations: lines of evals.jsonl. None where nothing was evaluated or asked for. The best version is chosen on the sets that it is shown on."""
     by_step: dict[int, dict[str, Mapping[str, Any]]] = {}
     for line in evaluations:
         by_step.setdefault(line["step"], {})[line["set"]] = line
-    if not by_step:
+    if not (by_step and report):
         return None
     sets = list(by_step[min(by_step)])
     table = Table("", "version", *sets, title="accuracy, per cent")

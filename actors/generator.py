@@ -15,7 +15,7 @@ import msgspec
 from actors.engine import Completion, Engine, SampleRequest, Sampling
 from actors.evaluation import EvaluationPrompt, EvaluationRun, EvaluationSample
 from actors.queue_records import PutResult
-from rlvr.errors import Closed, EngineError
+from rlvr.errors import Closed, EngineError, OvertakenError
 from rlvr.metrics import Registry
 from rlvr.records import LOGPROB_DTYPE, TOKEN_DTYPE, Lease, Rollout, Version
 from rlvr.seeds import derive_seed
@@ -164,6 +164,7 @@ class Generator:
             finish_reason=completion.finish_reason,
             seconds=completion.seconds,
             text=self._decoder.decode(completion.token_ids.tolist()),
+            generator=self._settings.name,
         )
         self._finished.put_nowait(rollout)
         self._count(rollout)
@@ -201,7 +202,11 @@ class Generator:
             is_evaluated = staged.keep and bool(self._settings.evaluation)
             if is_evaluated:
                 self._may_lease.clear()  # before anything of the new version is known: no lease may slip in between
-            pause_s = await self._engine.apply(staged.version)
+            try:
+                pause_s = await self._engine.apply(staged.version)
+            except OvertakenError:
+                logger.info("version=%s was overtaken by a newer one", staged.version)
+                continue
             self.pause_seconds_max = max(self.pause_seconds_max, pause_s)
             self._applied = staged.version
             self._metrics.histogram("rlvr_weight_pause_seconds").observe(pause_s)

@@ -27,6 +27,7 @@ class KeptRollout(msgspec.Struct, frozen=True, kw_only=True):
     num_tokens: int
     finish_reason: str
     mean_logprob: float
+    generator: str = ""
 
 
 def compress(batch: Batch) -> bytes:
@@ -44,6 +45,7 @@ def compress(batch: Batch) -> bytes:
             num_tokens=judged.rollout.num_tokens,
             finish_reason=judged.rollout.finish_reason.value,
             mean_logprob=float(judged.rollout.logprobs.mean()),
+            generator=judged.rollout.generator,
         )
         for judged in batch.rollouts
     ]

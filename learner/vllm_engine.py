@@ -18,14 +18,12 @@ from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTr
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from learner.weight_group import Backend
-from learner.weight_protocol import receiver_names
+from learner.weight_protocol import REFUSED, receiver_names
 from learner.weight_receiver import WeightReceiver
 from rlvr.errors import BroadcastError
 from rlvr.records import Version
 
 ENGINE_NAME = "firesteel"
-REFUSED = "update refused, weights unchanged"
-"""Stands in the message of every error after which the old weights still serve."""
 RELOAD_LOGGER = "vllm.model_executor.model_loader.reload.layerwise"
 
 

@@ -12,6 +12,9 @@ from rlvr.records import Version
 EVENTS_KEPT = 64
 NUM_EVENTS_KEY = "events"
 NEWEST_CALL_KEY = "newest_call"
+REFUSED = "update refused, weights unchanged"
+"""Stands in every refusal of a receiver; vLLM hands an error of its worker on as text."""
+NOT_STAGED = "is not staged"
 """The number of the newest `Called` event: a receiver that comes late begins there, and so need not come before its group is called."""
 
 

@@ -18,6 +18,7 @@ from learner.weight_group import Backend, WeightGroup, address_towards, first_li
 from learner.weight_protocol import (
     EVENTS_KEPT,
     NEWEST_CALL_KEY,
+    NOT_STAGED,
     NUM_EVENTS_KEY,
     Announced,
     Answer,
@@ -82,7 +83,7 @@ class WeightReceiver:
         with self._lock:
             if version not in self._versions:
                 there = ", ".join(str(each) for each in sorted(self._versions)) or "none"
-                raise BroadcastError(f"version {version} is not staged at {self.name} (staged: {there})") from self._error
+                raise BroadcastError(f"version {version} {NOT_STAGED} at {self.name} (staged: {there})") from self._error
             taken = self._versions.pop(version)
             self._versions = {each: staged for each, staged in self._versions.items() if each > version}
             return taken.tensors

@@ -51,6 +51,10 @@ class BroadcastError(FiresteelError):
     """A weight broadcast missed its deadline, lost a peer, or arrived with another digest."""
 
 
+class OvertakenError(BroadcastError):
+    """A staged version was replaced by a newer one before it was applied: look again for what is staged."""
+
+
 class LearnerError(FiresteelError):
     """A training step that cannot be trusted: a loss or gradient that is not finite, a batch that does not fit its plan."""
 

@@ -103,6 +103,8 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     text: str
     """The completion as the verifier reads it: special tokens left out."""
+    generator: str = ""
+    """Who sampled it."""
 
     def __post_init__(self) -> None:
         if len(self.token_data) != len(self.logprob_data) or len(self.token_data) % TOKEN_DTYPE.itemsize:

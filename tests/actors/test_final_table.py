@@ -27,3 +27,7 @@ def test_the_best_version_is_the_one_with_the_best_mean_over_held_out_sets() -> 
 
 def test_without_an_evaluation_there_is_no_table() -> None:
     assert final_table([], ["last"]) is None
+
+
+def test_a_report_of_nothing_is_no_table() -> None:
+    assert final_table(LINES, []) is None
