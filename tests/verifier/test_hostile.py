@@ -10,9 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import children_of
 
-from rlvr.config import RewardConfig, VerifiersConfig
 from rlvr.records import Unverified, VerdictKind
 from verifier.verify import Verifier
 
@@ -96,22 +94,21 @@ def honest_cases(first: int, count: int) -> list[Unverified]:
     return [Unverified(rollout_id=str(number), lease_id="l", problem_id="p", text=text, gold=gold) for number, (text, gold) in enumerate(pairs)]
 
 
-def test_honest_answers_are_served_while_every_worker_is_under_attack(hostile: list[dict[str, object]]) -> None:
-    with Verifier(VerifiersConfig(workers=2), RewardConfig(extract="all")) as verifier:
-        alone = timed(verifier, honest_cases(10_001, 60))
-        stop = threading.Event()
+def test_honest_answers_are_served_while_every_worker_is_under_attack(hostile: list[dict[str, object]], verifier: Verifier) -> None:
+    alone = timed(verifier, honest_cases(10_001, 60))
+    stop = threading.Event()
 
-        def attack() -> None:
-            while not stop.is_set():
-                verifier.verify_many(as_cases(hostile[:120]))
+    def attack() -> None:
+        while not stop.is_set():
+            verifier.verify_many(as_cases(hostile[:120]))
 
-        attackers = [threading.Thread(target=attack) for _ in range(2)]
-        for thread in attackers:
-            thread.start()
-        under_attack = timed(verifier, honest_cases(20_001, 60))
-        stop.set()
-        for thread in attackers:
-            thread.join()
+    attackers = [threading.Thread(target=attack) for _ in range(2)]
+    for thread in attackers:
+        thread.start()
+    under_attack = timed(verifier, honest_cases(20_001, 60))
+    stop.set()
+    for thread in attackers:
+        thread.join()
     assert under_attack < 100 * alone + 10.0
 
 
@@ -119,13 +116,6 @@ def timed(verifier: Verifier, cases: list[Unverified]) -> float:
     started = time.perf_counter()
     assert {verdict.kind for verdict in verifier.verify_many(cases)} == {VerdictKind.CORRECT}
     return time.perf_counter() - started
-
-
-def test_the_corpus_leaves_no_process_of_ours_behind(hostile: list[dict[str, object]]) -> None:
-    before = children_of(os.getpid())
-    with Verifier(VerifiersConfig(workers=1), RewardConfig(extract="all")) as verifier:
-        verifier.verify_many(as_cases(hostile))
-    assert children_of(os.getpid()) <= before
 
 
 def test_the_labelled_corpus_is_judged_rightly_while_workers_are_killed(shared: Path, verifier: Verifier) -> None:
