@@ -25,6 +25,10 @@ QUIET = {
 """Ray settings that a run does not leave to chance: nothing is sent anywhere, and an actor without GPUs keeps the machine's own settings."""
 
 
+AUTHENTICATION_LOGGER = "ray._private.authentication.authentication_token_setup"
+"""Says at every start that tokens are on, which is as it should be; that they are off it may say."""
+
+
 class Cluster(msgspec.Struct, frozen=True, kw_only=True):
     """The Ray that a run lives in."""
 
@@ -42,6 +46,7 @@ def connect(config: Config, *, namespace: str) -> Cluster:
     """Join the Ray of RAY_ADDRESS, or start one on this machine. Raises UserError where neither works."""
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
     joined = os.environ.get("RAY_ADDRESS", "")
+    logging.getLogger(AUTHENTICATION_LOGGER).addFilter(lambda record: "is enabled" not in record.getMessage())
     logical: dict[str, Any] = {} if joined else {"num_cpus": max(os.cpu_count() or 1, _cpus_asked(config)), "include_dashboard": False}
     try:
         context: Any = ray.init(

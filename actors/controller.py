@@ -69,7 +69,7 @@ class Controller:
         try:
             with self._signals():
                 await self._work()
-        except* Exception as group:
+        except* Exception as group:  # noqa: BLE001 - whatever ends a run is in its summary, and in failure.txt whole
             error = self._failure(group)
         if error is not None:
             self._stopped = FAILED

@@ -148,7 +148,8 @@ class Engine:
     async def apply(self, version: Version) -> float:
         """Swap a staged version in under the running requests; return the seconds for which sampling stood.
 
-        Raises OvertakenError when the version is not staged (any more), BroadcastError when it does not fit: the old weights go on. Raises EngineError when the swap failed halfway.
+        Raises OvertakenError when the version is not staged (any more) and BroadcastError when it does not fit: the old weights go on.
+        Raises EngineError when the swap failed halfway.
         """
         async with self._turn:
             started = time.monotonic()

@@ -14,7 +14,7 @@ TITLES = {"last": "last version", "best_average": "best mean on the way", "base_
 
 
 def final_table(evaluations: Sequence[Mapping[str, Any]], report: Sequence[str]) -> Table | None:
-    """evaluations: lines of evals.jsonl. None where nothing was evaluated or asked for. The best version is chosen on the sets that it is shown on."""
+    """evaluations: lines of evals.jsonl. None where nothing was evaluated or asked for. The best version is chosen on the sets that are shown."""
     by_step: dict[int, dict[str, Mapping[str, Any]]] = {}
     for line in evaluations:
         by_step.setdefault(line["step"], {})[line["set"]] = line

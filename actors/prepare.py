@@ -48,6 +48,12 @@ def prepare(config: Config) -> Plan:
             )
     evaluation_max_tokens = config.evaluation.max_completion_tokens or config.rollout.max_completion_tokens
     longest_evaluation = max((len(prompt.prompt_ids) for prompt in evaluation), default=0) + evaluation_max_tokens
+    max_model_len = max(max(map(len, prompts.values())) + config.rollout.max_completion_tokens, longest_evaluation)
+    if max_model_len > tokenizer.max_model_len:
+        raise ConfigError(
+            f"prompts and completions reach {max_model_len} tokens together, the model holds {tokenizer.max_model_len}; "
+            "lower rollout.max_completion_tokens or evaluation.max_completion_tokens"
+        )
     stop_token_ids = tokenizer.stop_token_ids(config.rollout.stop_tokens, key="rollout.stop_tokens")
     evaluation_stops = config.evaluation.stop_tokens
     return Plan(
@@ -60,7 +66,7 @@ def prepare(config: Config) -> Plan:
             stop_token_ids if evaluation_stops is None else tokenizer.stop_token_ids(evaluation_stops, key="evaluation.stop_tokens")
         ),
         evaluation_max_tokens=evaluation_max_tokens,
-        max_model_len=max(max(map(len, prompts.values())) + config.rollout.max_completion_tokens, longest_evaluation),
+        max_model_len=max_model_len,
         rollouts_per_step=config_rules.rollouts_per_step(config, num_problems=len(problems)),
     )
 

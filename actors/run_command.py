@@ -17,6 +17,7 @@ from actors.final_table import final_table
 from actors.prepare import prepare
 from actors.progress import RunProgress
 from actors.run_folder import EVALUATIONS, RunFolder
+from actors.service import check_port
 from actors.summary import Summary
 from rlvr import config_rules
 from rlvr.config import Config
@@ -42,6 +43,7 @@ def train(config: Config, path: Path, *, console: Console) -> tuple[Summary, Run
     """One whole run in this process. Raises UserError where it is refused; any later end is in the summary."""
     config_rules.check(config)
     run_folder.check_can_create(path)
+    check_port(config.metrics.bind, config.metrics.port)
     plan = prepare(config)
     joined = cluster.connect(config, namespace=f"firesteel-{config.run.name}-{os.getpid()}")
     try:

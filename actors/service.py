@@ -4,6 +4,7 @@ Owns three paths: `/sd` (http_sd_config), `/status` (JSON), `/metrics`. Knows no
 """
 
 import errno
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,21 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     role: str
     replica: str
+
+
+def check_port(bind: str, port: int) -> None:
+    """Raise UserError where `bind`:`port` cannot be listened on now; the service itself opens it later."""
+    try:
+        with socket.create_server((bind, port), family=socket.AF_INET6 if ":" in bind else socket.AF_INET):
+            pass
+    except OSError as error:
+        raise _refusal(bind, port, error) from error
+
+
+def _refusal(bind: str, port: int, error: OSError) -> UserError:
+    taken = error.errno == errno.EADDRINUSE
+    reason = f"port {port} of {bind} is in use; choose another metrics.port (0 = a free one)" if taken else f"{bind}:{port}: {error.strerror}"
+    return UserError(f"metrics.bind and metrics.port: {reason}")
 
 
 class Service:
@@ -47,9 +63,7 @@ class Service:
             await site.start()
         except OSError as error:
             await self._runner.cleanup()
-            taken = error.errno == errno.EADDRINUSE
-            reason = f"port {port} of {bind} is in use; choose another metrics.port (0 = a free one)" if taken else f"{bind}:{port}: {error.strerror}"
-            raise UserError(f"metrics.bind and metrics.port: {reason}") from error
+            raise _refusal(bind, port, error) from error
         host, chosen = self._runner.addresses[0][:2]
         self.address = f"http://{f'[{host}]' if ':' in host else host}:{chosen}"
 

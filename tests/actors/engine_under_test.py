@@ -34,7 +34,7 @@ def tiny(*, tied: bool) -> PreTrainedModel:
             intermediate_size=128,
             num_hidden_layers=2,
             num_attention_heads=2,
-            num_key_value_heads=1,
+            num_key_value_heads=2,
             max_position_embeddings=CONTEXT,
             tie_word_embeddings=tied,
             initializer_range=0.15,
