@@ -65,6 +65,7 @@ class StagedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
             receiver_names(init_info.generator, tensor_parallel=size)[get_tensor_model_parallel_rank()],
             backend=init_info.backend,
             deadline_s=init_info.deadline_s,
+            device=self.device,
             num_newest=1 if size == 1 else 2,  # workers stage a version at slightly different times and must be able to apply the same one
         )
 

@@ -8,7 +8,10 @@ knows no version, no digest, no Ray, no vLLM.
 import datetime
 import os
 import socket
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, Literal
 
 import torch
@@ -40,39 +43,35 @@ def address_towards(host: str, port: int) -> str:
 class WeightGroup:
     """A formed group. Not thread-safe: one thread per process drives it, so that every rank has one launch order."""
 
-    def __init__(self, store: distributed.Store, *, epoch: int, rank: int, size: int, address: str, backend: Backend, deadline_s: float) -> None:
-        """Meet the other `size - 1` ranks of `epoch` on `store`. Raises BroadcastError when they do not come in time."""
-        self._backend = backend
-        self._rank = rank
-        self._staging: torch.Tensor | None = None
-        try:
-            self._group = self._build(distributed.PrefixStore(f"group/{epoch}", store), rank, size, address, deadline_s)
-        except (RuntimeError, ValueError) as error:
-            raise BroadcastError(f"epoch {epoch}: no group of {size} within {deadline_s:.1f} s: {first_line(error)}") from error
+    def __init__(
+        self,
+        store: distributed.Store,
+        *,
+        epoch: int,
+        rank: int,
+        size: int,
+        address: str,
+        backend: Backend,
+        deadline_s: float,
+        device: torch.device | None,
+    ) -> None:
+        """Meet the other `size - 1` ranks of `epoch` on `store`. Raises BroadcastError when they do not come in time.
 
-    def _build(self, store: distributed.Store, rank: int, size: int, address: str, deadline_s: float) -> Any:
-        if self._backend == "gloo":
-            gloo: Any = distributed.ProcessGroupGloo  # torch's stubs know its options under other names
-            options = gloo._Options()
-            options._timeout = seconds(deadline_s)
-            options._threads = 1
-            options._devices = [distributed.ProcessGroupGloo.create_device(hostname=address)]
-            return gloo(store, rank, size, options)
-        nccl: Any = distributed.ProcessGroupNCCL
-        options = nccl.Options()
-        options._timeout = seconds(deadline_s)
-        self._device = torch.device("cuda", torch.cuda.current_device())
-        self._stream = torch.cuda.Stream(self._device)
-        before = {name: os.environ.get(name) for name in NCCL_ENVIRONMENT}
-        os.environ.update(NCCL_ENVIRONMENT)
+        device: the GPU of this rank, for nccl; threads start on GPU 0, so the caller has to know.
+        """
+        self._rank = rank
+        self._device = device if backend == "nccl" else None
+        self._staging: torch.Tensor | None = None
+        prefixed = distributed.PrefixStore(f"group/{epoch}", store)
         try:
-            return nccl(store, rank, size, options)
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
+            if backend == "gloo":
+                self._group = build_gloo(prefixed, rank, size, address, deadline_s)
+            else:
+                assert device is not None, "nccl needs a GPU on every rank"
+                self._stream = torch.cuda.Stream(device)
+                self._group = within(deadline_s, lambda: build_nccl(prefixed, rank, size, device, deadline_s))
+        except (RuntimeError, ValueError, TimeoutError) as error:
+            raise BroadcastError(f"epoch {epoch}: no group of {size} within {deadline_s:.1f} s: {first_line(error)}") from error
 
     def broadcast(self, chunk: torch.Tensor, *, ends_at: float) -> None:
         """Send (rank 0) or fill (the others) `chunk`, a contiguous tensor in host memory, before `time.monotonic()` is `ends_at`."""
@@ -80,10 +79,10 @@ class WeightGroup:
         if remaining <= 0:
             raise BroadcastError("the broadcast did not end before its deadline")
         try:
-            if self._backend == "gloo":
+            if self._device is None:
                 self._launch(chunk, remaining).wait(seconds(remaining))
             else:
-                self._broadcast_on_device(chunk, ends_at)
+                self._broadcast_on(self._device, chunk, ends_at)
         except RuntimeError as error:
             raise BroadcastError(f"the broadcast broke: {first_line(error)}") from error
 
@@ -93,12 +92,12 @@ class WeightGroup:
         options.timeout = seconds(remaining)
         return self._group.broadcast([tensor], options)
 
-    def _broadcast_on_device(self, chunk: torch.Tensor, ends_at: float) -> None:
+    def _broadcast_on(self, device: torch.device, chunk: torch.Tensor, ends_at: float) -> None:
         """NCCL: through one staging buffer on the device, on a stream of its own; the host polls, since a wait could not be given up."""
         if self._staging is None or self._staging.numel() < chunk.numel():
-            self._staging = torch.empty(chunk.numel(), dtype=chunk.dtype, device=self._device)
+            self._staging = torch.empty(chunk.numel(), dtype=chunk.dtype, device=device)
         staging = self._staging[: chunk.numel()]
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.device(device), torch.cuda.stream(self._stream):
             if self._rank == SENDER_RANK:
                 staging.copy_(chunk)
             work = self._launch(staging, ends_at - time.monotonic())
@@ -113,6 +112,50 @@ class WeightGroup:
     def abort(self) -> None:
         """Give the group up: connections close, and ranks that still wait for this one learn of it."""
         self._group.abort()
+
+
+def build_gloo(store: distributed.Store, rank: int, size: int, address: str, deadline_s: float) -> Any:
+    """A gloo group that speaks from `address`."""
+    gloo: Any = distributed.ProcessGroupGloo  # torch's stubs know its options under other names
+    options = gloo._Options()
+    options._timeout = seconds(deadline_s)
+    options._threads = 1
+    options._devices = [gloo.create_device(hostname=address)]
+    return gloo(store, rank, size, options)
+
+
+def build_nccl(store: distributed.Store, rank: int, size: int, device: torch.device, deadline_s: float) -> Any:
+    """An NCCL group whose communicator exists: built at the first broadcast, it would wait for a dead peer for ever."""
+    nccl: Any = distributed.ProcessGroupNCCL
+    options = nccl.Options()
+    options._timeout = seconds(deadline_s)
+    before = {name: os.environ.get(name) for name in NCCL_ENVIRONMENT}
+    os.environ.update(NCCL_ENVIRONMENT)
+    try:
+        with torch.cuda.device(device):
+            group = nccl(store, rank, size, options)
+            group.eager_connect_single_device(device)
+            return group
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def within(deadline_s: float, build: Callable[[], Any]) -> Any:
+    """What `build` returns. Raises TimeoutError at the deadline; a build that nothing can interrupt goes on in a thread that is left behind."""
+    outcome: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(build())
+        except BaseException as error:  # noqa: BLE001 - raised again by result()
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="build-weight-group", daemon=True).start()
+    return outcome.result(deadline_s)
 
 
 def first_line(error: BaseException) -> str:

@@ -51,9 +51,23 @@ class Staged(msgspec.Struct, frozen=True):
 class WeightReceiver:
     """One receiving member, from its first join until it is closed or the sender is gone."""
 
-    def __init__(self, address: tuple[str, int], name: str, *, backend: Backend = "gloo", deadline_s: float = 60.0, num_newest: int = 1) -> None:
-        """address: of the sender's store. name: as the sender's `form` will call it. Raises BroadcastError when the store does not answer."""
+    def __init__(
+        self,
+        address: tuple[str, int],
+        name: str,
+        *,
+        backend: Backend = "gloo",
+        deadline_s: float = 60.0,
+        num_newest: int = 1,
+        device: torch.device | None = None,
+    ) -> None:
+        """Begin to receive.
+
+        address: of the sender's store. name: as the sender's `form` will call it; a restart needs another. device: for nccl, the GPU to receive on.
+        Raises BroadcastError when the store does not answer.
+        """
         self.name = name
+        self._device = device
         self._backend: Backend = backend
         self._deadline_s = deadline_s
         self._num_newest = num_newest
@@ -132,7 +146,7 @@ class WeightReceiver:
         try:
             self._group = WeightGroup(
                 self._store, epoch=self._called.epoch, rank=1 + self._called.members.index(self.name), size=1 + len(self._called.members),
-                address=self._own_address, backend=self._backend, deadline_s=self._deadline_s,
+                address=self._own_address, backend=self._backend, deadline_s=self._deadline_s, device=self._device,
             )  # fmt: skip
         except BroadcastError as error:
             logger.warning("receiver %s waits for the next group: %s", self.name, error)

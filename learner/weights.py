@@ -84,9 +84,10 @@ class WeightSender:
     """Hosts the store and broadcasts versions to the group of the day. Thread-safe: one form or publish at a time."""
 
     def __init__(self, host: str, *, backend: Backend = "gloo", deadline_s: float = 60.0, chunk_bytes: int = CHUNK_BYTES) -> None:
-        """Host a store on a free port of `host`, an address that every receiver can reach."""
+        """Host a store on a free port of `host`, an address that every receiver can reach. nccl sends from this thread's GPU."""
         self._host = host
         self._backend: Backend = backend
+        self._device = torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else None
         self._deadline_s = deadline_s
         self._chunk_values = max(1, chunk_bytes // WEIGHT_DTYPE.itemsize)
         self._store = distributed.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=seconds(deadline_s))
@@ -121,7 +122,7 @@ class WeightSender:
                 self._tell(Formed(epoch=self._epoch))
                 self._group = WeightGroup(
                     self._store, epoch=self._epoch, rank=SENDER_RANK, size=1 + len(self._members), address=self._host, backend=self._backend,
-                    deadline_s=max(ends_at - time.monotonic(), GRACE_S),
+                    deadline_s=max(ends_at - time.monotonic(), GRACE_S), device=self._device,
                 )  # fmt: skip
             self._is_broken = False
             logger.info("weight group formed: epoch=%d receivers=%d", self._epoch, len(self._members))
