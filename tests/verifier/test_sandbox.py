@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from conftest import attack_settings, attack_tasks
 from processes import children_of, holds_within, is_alive
@@ -14,7 +15,10 @@ from sandbox_attacks import CANARY
 
 from rlvr.errors import SandboxError, UserError
 from rlvr.records import VerdictKind
+from verifier.sandbox import crew
 from verifier.sandbox.pool import Pool
+from verifier.sandbox.protocol import Outcome
+from verifier.sandbox.sentinels import Sentinel
 from verifier.sandbox.tasks import Settled
 
 SYSTEM_CALLS = ["read a file", "write a file", "list a folder", "run a program", "exec", "fork", "start a thread", "open a socket",
@@ -138,7 +142,10 @@ PARENT = """
 import sys
 sys.path[:0] = [{here!r}, {tests!r}]
 from conftest import attack_settings, attack_tasks
+from verifier.sandbox import crew
 from verifier.sandbox.pool import Pool
+from verifier.sandbox.protocol import Outcome
+from verifier.sandbox.sentinels import Sentinel
 pool = Pool(attack_settings())
 pool.start()
 pool.submit(attack_tasks(["hang", "burn"]))
@@ -162,6 +169,23 @@ def test_a_parent_that_is_killed_takes_zygote_and_workers_along() -> None:
 def test_a_reward_that_cannot_be_loaded_is_an_error_in_one_sentence() -> None:
     pool = Pool(attack_settings(reward="no_such_module:reward"))
     with pytest.raises((UserError, SandboxError), match="no_such_module"):
+        pool.start()
+    pool.close()
+
+
+@pytest.mark.parametrize("bound, least", [("_MAX_ANSWERS", 50), ("_MAX_GROWTH_MIB", -1.0)])
+def test_a_worn_worker_is_recycled_and_costs_no_answer(attacked: Pool, monkeypatch: pytest.MonkeyPatch, bound: str, least: float) -> None:
+    before = attacked.counts.losses.get("recycled", 0)
+    monkeypatch.setattr(crew, bound, least)
+    assert {end.kind for end in settled(attacked, ["nothing"] * 300)} == {VerdictKind.CORRECT}
+    assert attacked.counts.losses["recycled"] - before >= 3
+
+
+def test_workers_that_never_come_up_end_the_pool_instead_of_stalling_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "_PAUSE_S", 0.0)
+    unanswerable = Sentinel(b"", b"", Outcome.CORRECT)  # workers with a user's reward know no such question and end
+    pool = Pool(msgspec.structs.replace(attack_settings(), draw_sentinels=lambda: [unanswerable]))
+    with pytest.raises(SandboxError, match="in a row failed to start"):
         pool.start()
     pool.close()
 

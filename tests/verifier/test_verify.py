@@ -1,7 +1,9 @@
 """The verifier as its callers see it: verdicts in order, once each, whatever happens to its workers."""
 
+import json
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -10,11 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from processes import children_of, is_alive
+from processes import children_of, holds_within, is_alive
 
 from rlvr.config import Config, EvaluationConfig, RewardConfig, VerifiersConfig
 from rlvr.errors import SandboxError, UserError
 from rlvr.records import Unverified, Verdict, VerdictKind
+from verifier.answers import parse
+from verifier.nodes import encode
+from verifier.sandbox import crew, sentinels
+from verifier.sandbox.protocol import Outcome, Question
+from verifier.sandbox.tasks import Settled, Task
 from verifier.verify import Verifier
 
 ALGEBRA = [
@@ -101,6 +108,41 @@ def test_workers_killed_at_random_change_no_verdict(verifier: Verifier) -> None:
     killer.join()
     assert verifier.stats().kills["killed"] > 0
     assert kinds_of(verdicts) == kinds
+
+
+@pytest.mark.long
+def test_ten_thousand_verdicts_survive_workers_killed_all_the_time(verifier: Verifier) -> None:
+    cases, kinds = hard_cases(range(50_000, 60_000))
+    stop = threading.Event()
+
+    def kill() -> None:
+        while not stop.wait(0.1):
+            for pid in random.sample(verifier.worker_pids, k=1):
+                os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    verdicts = verifier.verify_many(cases)
+    stop.set()
+    killer.join()
+    assert [verdict.rollout_id for verdict in verdicts] == [each.rollout_id for each in cases]
+    assert kinds_of(verdicts) == kinds
+
+
+@pytest.mark.long
+def test_a_loaded_machine_gives_the_same_verdicts(shared: Path) -> None:
+    rows = [json.loads(line) for line in (shared / "verifier_cases.jsonl").read_text().splitlines()]
+    cases = [Unverified(rollout_id=row["id"], lease_id="l", problem_id="p", text=row["response"], gold=row["gold"]) for row in rows]
+    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3 * (os.cpu_count() or 1))]
+    try:
+        with Verifier(VerifiersConfig(workers=2), RewardConfig(extract="all")) as loaded:
+            under_load = loaded.verify_many(cases)
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+    with Verifier(VerifiersConfig(workers=1), RewardConfig(extract="all")) as idle:
+        assert kinds_of(under_load) == kinds_of(idle.verify_many(cases))
 
 
 def test_a_gold_that_does_not_parse_is_our_fault_and_says_why(verifier: Verifier) -> None:
@@ -219,29 +261,36 @@ def test_a_closed_verifier_leaves_no_process_and_says_that_it_is_closed() -> Non
         verifier.verify_many(hard_cases([0])[0])
 
 
-def test_a_worker_that_misjudges_a_known_pair_is_killed_and_its_verdicts_are_judged_again(caplog: pytest.LogCaptureFixture) -> None:
-    from verifier.sandbox import sentinels
-
-    draws = 0
+def test_a_worker_that_misjudges_a_known_pair_is_killed_and_its_verdicts_are_judged_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound, num_draws = sentinels.draw, 0
 
     def draw() -> tuple[sentinels.Sentinel, ...]:
-        nonlocal draws
-        draws += 1
-        pairs = sentinels.draw()
-        if draws <= 3 or draws > 4:
-            return pairs
-        return tuple(sentinels.Sentinel(pair.answer, pair.gold, sentinels.Outcome.NO_ANSWER) for pair in pairs)
+        nonlocal num_draws
+        num_draws += 1
+        pairs = sound()
+        return tuple(sentinels.Sentinel(pair.answer, pair.gold, Outcome.NO_ANSWER) for pair in pairs) if num_draws == 4 else pairs
 
-    verifier = Verifier(VerifiersConfig(workers=2))
-    verifier._pool._settings = type(verifier._pool._settings)(
-        **{name: getattr(verifier._pool._settings, name) for name in verifier._pool._settings.__struct_fields__} | {"draw_sentinels": draw}
-    )
-    with verifier, caplog.at_level(logging.ERROR):
-        cases, kinds = hard_cases(range(30_000, 32_100))
+    monkeypatch.setattr(sentinels, "draw", draw)
+    monkeypatch.setattr(crew, "_CHECK_EVERY", 100)
+    with Verifier(VerifiersConfig(workers=2)) as verifier, caplog.at_level(logging.ERROR):
+        cases, kinds = hard_cases(range(30_000, 30_300))
         assert kinds_of(verifier.verify_many(cases)) == kinds
-        again, kinds_again = hard_cases(range(33_000, 33_010))
-        assert kinds_of(verifier.verify_many(again)) == kinds_again
-        stats = verifier.stats()
-    assert stats.kills.get("sentinel") == 1
-    assert stats.misjudged == 0
+        assert verifier.stats().kills.get("sentinel") == 1
+        assert verifier.stats().misjudged == 0
     assert "misjudged a known pair" in caplog.text
+
+
+def test_a_verdict_of_a_broken_worker_that_comes_out_otherwise_is_counted_and_forgotten(caplog: pytest.LogCaptureFixture) -> None:
+    trees = [encode(node) for node in (parse(r"\sqrt{2}"), parse(r"\sqrt{3}")) if node is not None]
+    poisoned = Task(Question.DECIDE, *trees)
+    poisoned.settled.set_result(Settled(VerdictKind.CORRECT, "worker", 0.0))
+    with Verifier() as verifier, caplog.at_level(logging.ERROR):
+        verifier._judging.judge_again([poisoned], verifier._pool)
+        assert holds_within(30.0, lambda: verifier.stats().misjudged == 1)
+
+
+def test_the_cache_forgets_no_fault_of_ours_into_a_verdict(verifier: Verifier) -> None:
+    bad = case("5", r"\notacommand{{")
+    assert [verifier.verify_many([bad])[0].stage for _ in range(2)] == ["parent", "parent"]

@@ -29,8 +29,8 @@ _CHECK_EVERY = 1_000
 _WEIGH_EVERY = 16
 _MAX_ANSWERS = 10_000
 _MAX_GROWTH_MIB = 200.0
-_MAX_FAILED_STARTS = 5
-_FORK_PAUSE_S = 0.2
+_MAX_FAILED_STARTS = 20
+_PAUSE_S = 0.05  # times the number of failed starts in a row
 
 
 class CrewSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,7 +128,6 @@ class Crew:
             try:
                 pid, channel = self._zygote.fork_worker()
             except ForkError as cause:
-                self._fork_after = time.monotonic() + _FORK_PAUSE_S
                 self._note_failed_start(str(cause))
                 return
             child = Child(pid, channel, now=time.monotonic())
@@ -300,3 +299,4 @@ class Crew:
         if self._failed_starts >= _MAX_FAILED_STARTS:
             raise SandboxError(f"{self._failed_starts} workers in a row failed to start: {reason}")
         logger.warning("a verifier worker failed to start: %s", reason)
+        self._fork_after = time.monotonic() + _PAUSE_S * self._failed_starts
