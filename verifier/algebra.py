@@ -35,7 +35,8 @@ def warm_up() -> None:
 
     for answer, gold in _WARM_PAIRS:
         left, right = parse(answer), parse(gold)
-        assert left is not None and right is not None
+        assert left is not None, answer
+        assert right is not None, gold
         decide(left, right)
 
 

@@ -5,28 +5,47 @@ separators of thousands and decimal commas are read here; the rest is `verifier.
 """
 
 import re
-from fractions import Fraction
 
 from verifier import exact
-from verifier.grammar import NoParse, Parser, plain_number
-from verifier.nodes import Kind, Node, within_bounds
+from verifier.bounds import is_bounded, is_sound
+from verifier.cursor import NoParse, plain_number
+from verifier.grammar import Parser
+from verifier.nodes import Kind, Node
 from verifier.normalise import normalise
 from verifier.tokens import Token, tokenize
 
-MAX_NAMES = 12
-_SIMPLE = re.compile(r"([+-]?)(\d+(?:\.\d+)?)\.?\Z", re.ASCII)
+_SIMPLE = re.compile(r"([+-]?)([0-9]+(?:\.[0-9]+)?)\.?\Z", re.ASCII)
 _WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("{", "}"), ("**", "**"), ('"', '"'), ("`", "`"))
-_CHOICE = re.compile(r"(?:option|choice|answer|ans)?[\s:.]*(?:\(([A-Za-z])\)(?![\s*+\-/^=,(]*[=^(]).*|([A-Ja-j])[).:](?!\d)(?:\s.*)?)\Z", re.DOTALL | re.IGNORECASE)
+_CHOICE = re.compile(
+    r"(?:option|choice|answer|ans)?[\s:.]*(?:\(([A-Za-z])\)(?![\s*+\-/^=,(]*[=^(]).*|([A-Ja-j])[).:](?![0-9])(?:\s.*)?)\Z", re.DOTALL | re.IGNORECASE
+)
 _OPTION = re.compile(r"(?:option|choice|answer)\s*[:.]?\s*\(?([A-Za-z])\)?\s*\Z", re.IGNORECASE)
-_CLOCK = re.compile(r"(\d{1,2}):(\d{2})\s*(?:([ap])\.?\s*m\.?)?\Z|(\d{1,2})\s*([ap])\.?\s*m\.?\Z", re.IGNORECASE)
+_CLOCK = re.compile(r"([0-9]{1,2}):([0-9]{2})\s*(?:([ap])\.?\s*m\.?)?\Z|([0-9]{1,2})\s*([ap])\.?\s*m\.?\Z", re.IGNORECASE)
 _BLANK = re.compile(r"[\s.?!,;:_\-{}()\[\]$*\\]*\Z")
-_PLAIN_DROPS = re.compile(r"\\(?:text[a-z]*|mbox|mathrm|operatorname|math[a-z]+|boldsymbol|left|right|displaystyle|quad|qquad|bf|rm|it|emph)(?![A-Za-z])|\\[,;:! ()\[\]]|[{}$~\"`*]")
+_PLAIN_DROPS = re.compile(
+    r"\\(?:text[a-z]*|mbox|mathrm|operatorname|math[a-z]+|boldsymbol|left|right|displaystyle|quad|qquad|bf|rm|it|emph)(?![A-Za-z])"
+    r"|\\[,;:! ()\[\]]|[{}$~\"`*]"
+)
 _ARTICLES = re.compile(r"\b(?:a|an|the)\s+(?=\w)")
 _SPACES = re.compile(r"\s+")
-_ALL_REALS = frozenset(("all real numbers", "all reals", "real numbers", "all real", "all real values", "all real number", "reals", "all x", "all real x", "every real number", "any real number"))
-_GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+\Z")
-_DECIMAL_GOLD = re.compile(r"[+-]?(?:0,\d{3,}|\d{1,3}(?:\.\d{3})+,\d+)\Z")
-_DECIMAL_COMMA = re.compile(r"([+-]?)(\d{1,3}(?:\.\d{3})+|\d+),(\d+)\Z")
+_ALL_REALS = frozenset(
+    (
+        "all real numbers",
+        "all reals",
+        "real numbers",
+        "all real",
+        "all real values",
+        "all real number",
+        "reals",
+        "all x",
+        "all real x",
+        "every real number",
+        "any real number",
+    )
+)
+_GROUPED = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+\Z")
+_DECIMAL_GOLD = re.compile(r"[+-]?(?:0,[0-9]{3,}|[0-9]{1,3}(?:\.[0-9]{3})+,[0-9]+)\Z")
+_DECIMAL_COMMA = re.compile(r"([+-]?)([0-9]{1,3}(?:\.[0-9]{3})+|[0-9]+),([0-9]+)\Z")
 
 _LITERALS = frozenset((Kind.NUMBER, Kind.REPEATING, Kind.MIXED, Kind.BASED))
 _DECORATED = (Kind.UNIT, Kind.PERCENT, Kind.DEGREE)
@@ -42,7 +61,7 @@ def parse(answer: str) -> Node | None:
         node = _parse(answer)
     except (NoParse, exact.OutOfBoundsError, RecursionError):
         return None
-    return node if node is not None and _is_bounded(node) else None
+    return node if node is not None and is_bounded(node) else None
 
 
 def parse_gold(gold: str) -> Node:
@@ -134,7 +153,7 @@ def _parse(answer: str) -> Node | None:
         return None
     try:
         node = Parser(_join_thousands(tokens)).whole()
-        if not _is_sound(node):
+        if not is_sound(node):
             raise NoParse("sorts")
     except NoParse:
         node = _words(text, tokens)
@@ -190,7 +209,13 @@ def _join_thousands(tokens: list[Token]) -> list[Token]:
             depth += 1
         elif token.kind in (")", "]", "}}", ">>"):
             depth -= 1
-        if token.kind == "number" and token.value.isdigit() and len(token.value) <= 3 and token.value[0] != "0" and not (joined and joined[-1].kind in ("_", "^")):
+        if (
+            token.kind == "number"
+            and token.value.isdigit()
+            and len(token.value) <= 3
+            and token.value[0] != "0"
+            and not (joined and joined[-1].kind in ("_", "^"))
+        ):
             end = _end_of_groups(tokens, at, commas=depth == 0)
             if end > at + 1:
                 joined.append(Token("number", "".join(each.value for each in tokens[at:end] if each.kind == "number"), token.spaced))
@@ -205,7 +230,13 @@ def _end_of_groups(tokens: list[Token], start: int, *, commas: bool) -> int:
     """Where the groups of three digits end that follow `start`; `start + 1` if none does."""
     end = start + 1
     if commas:
-        while end + 1 < len(tokens) and tokens[end].kind == "," and not tokens[end].spaced and tokens[end + 1].kind == "number" and not tokens[end + 1].spaced:
+        while (
+            end + 1 < len(tokens)
+            and tokens[end].kind == ","
+            and not tokens[end].spaced
+            and tokens[end + 1].kind == "number"
+            and not tokens[end + 1].spaced
+        ):
             whole, point, _ = tokens[end + 1].value.partition(".")
             if len(whole) != 3 or "e" in tokens[end + 1].value.lower():
                 return start + 1
@@ -214,7 +245,13 @@ def _end_of_groups(tokens: list[Token], start: int, *, commas: bool) -> int:
                 break
         if end > start + 1:
             return end
-    while end < len(tokens) and tokens[end].kind == "number" and tokens[end].spaced and len(tokens[end].value.partition(".")[0]) == 3 and "e" not in tokens[end].value.lower():
+    while (
+        end < len(tokens)
+        and tokens[end].kind == "number"
+        and tokens[end].spaced
+        and len(tokens[end].value.partition(".")[0]) == 3
+        and "e" not in tokens[end].value.lower()
+    ):
         end += 1
     if end < len(tokens) and tokens[end].kind == "/":
         return start + 1
@@ -229,54 +266,3 @@ def _words(text: str, tokens: list[Token]) -> Node:
     if not folded or not any(letter.isalnum() for letter in folded):
         raise NoParse("blank")
     return Node(Kind.TEXT, folded)
-
-
-_SCALARS = frozenset(
-    (Kind.NUMBER, Kind.REPEATING, Kind.BASED, Kind.NAME, Kind.WORD, Kind.INFINITY, Kind.SUM, Kind.PRODUCT, Kind.QUOTIENT, Kind.NEGATIVE, Kind.PLUS_MINUS, Kind.MINUS_PLUS)
-    + (Kind.POWER, Kind.ROOT, Kind.MIXED, Kind.CALL, Kind.APPLY, Kind.SERIES, Kind.PERCENT, Kind.DEGREE, Kind.MATRIX, Kind.DETERMINANT)
-)
-_ARITHMETIC = _SCALARS - {Kind.NUMBER, Kind.REPEATING, Kind.BASED, Kind.NAME, Kind.WORD, Kind.INFINITY} | {Kind.UNIT, Kind.RATIO}
-_SETS = frozenset((Kind.SET, Kind.INTERVAL, Kind.UNION, Kind.INTERSECTION, Kind.DIFFERENCE, Kind.NUMBERS, Kind.BUILDER, Kind.TUPLE))
-
-
-def _is_sound(node: Node) -> bool:
-    """True if every operation has operands of its sort: numbers in arithmetic, sets in unions."""
-    if node.kind in _ARITHMETIC:
-        return all((item.kind in _SCALARS or node.kind is Kind.UNIT) and _is_sound(item) for item in node.items)
-    if node.kind in (Kind.UNION, Kind.INTERSECTION, Kind.DIFFERENCE):
-        return all(item.kind in _SETS and _is_sound(item) for item in node.items)
-    return all(_is_sound(item) for item in node.items)
-
-
-def _is_bounded(node: Node) -> bool:
-    """True if the tree keeps to every bound; estimates all powers and factorials on the way."""
-    if not within_bounds(node):
-        return False
-    names: set[str] = set()
-    pending = [node]
-    plus_minus = 0
-    while pending:
-        each = pending.pop()
-        if each.kind is Kind.NAME:
-            names.add(each.text)
-        plus_minus += each.kind in (Kind.PLUS_MINUS, Kind.MINUS_PLUS)
-        if each.kind in (Kind.NUMBER, Kind.REPEATING, Kind.BASED) and len(each.text) > exact.MAX_DIGITS:
-            return False
-        pending.extend(each.items)
-    if len(names) > MAX_NAMES or plus_minus > 16:
-        return False
-    try:
-        return _estimate(node)
-    except exact.OutOfBoundsError:
-        return False
-
-
-def _estimate(node: Node) -> bool:
-    """Evaluate what is rational, which raises where an estimate is out of bounds; refuse powers of sums that expand too far."""
-    if node.kind in _SCALARS:
-        exact.value(node)
-        if node.kind is Kind.POWER and node.items[1].kind is Kind.NUMBER and not isinstance(exact.value(node.items[0]), Fraction):
-            exponent = exact.literal(node.items[1].text)
-            if (exponent > 200 and node.items[0].kind is not Kind.NAME) or exponent > exact.MAX_EXPONENT:
-                return node.items[0].kind in (Kind.WORD, Kind.ROOT, Kind.NAME) and exponent <= exact.MAX_EXPONENT
-    return all(_estimate(item) for item in node.items)

@@ -48,7 +48,28 @@ def _same_string(answer: str, gold: str) -> bool:
     return mine is not None and theirs is not None and strip(mine) == strip(theirs)
 
 
-_RISKY_CALLS = frozenset(["tan", "cot", "sec", "csc", "ln", "log", "lg", "logb", "coth", "arsinh", "arcosh", "artanh", "arcsin", "arccos", "arcsec", "arccsc", "mod", "factorial"])
+_RISKY_CALLS = frozenset(
+    [
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "ln",
+        "log",
+        "lg",
+        "logb",
+        "coth",
+        "arsinh",
+        "arcosh",
+        "artanh",
+        "arcsin",
+        "arccos",
+        "arcsec",
+        "arccsc",
+        "mod",
+        "factorial",
+    ]
+)
 
 
 def is_defined(node: Node) -> bool:

@@ -1,13 +1,14 @@
 """The final answer of a completion: the last box, else (rule "all") an answer phrase, else the last mathematics.
 
-Owns the order of these rules. Looks at the tail only, never at the gold; linear scanners, no nested repetition. Called by the verifier and the rewards.
+Owns the order of these rules. Looks at the tail only, never at the gold; linear scanners, no nested repetition. Called by the verifier and the
+rewards.
 """
 
 import re
 
 from rlvr.config import Extract
-from verifier.tokens import FUNCTIONS
 from verifier.units import POWER_WORDS, UNITS
+from verifier.vocabulary import FUNCTIONS
 
 TAIL_CHARACTERS = 65_536
 MAX_JOINED = 16
@@ -25,13 +26,14 @@ _PHRASE = re.compile(
 _GAP = re.compile(r"(?:\s|\\[()\[\],;: ]|\$|[,;]|and(?![a-z])|or(?![a-z])|\\q?quad|\\text\s*\{[\s,;]*(?:and|or|,|;)?[\s,;]*\})*\Z")
 _JOINT = re.compile(r"[,;]|and|or|\\q?quad")
 _SPAN = re.compile(r"\$\$|\$|\\\(|\\\)|\\\[|\\\]|\\.", re.DOTALL)
-_NUMBER = re.compile(r"[-+\u2212]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:[.,]\d+)?|\.\d+)(?:\s?/\s?\d+)?\s?(?:%|percent)?")
+_NUMBER = re.compile(r"[-+\u2212]?(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+(?:[.,][0-9]+)?|\.[0-9]+)(?:\s?/\s?[0-9]+)?\s?(?:%|percent)?")
 _HOPE = re.compile(r"\.?\s*I hope (?:it|this) is correct.*\Z", re.IGNORECASE | re.DOTALL)
 _WORDS = re.compile(r"[A-Za-z]{2,}")
 _BLANK = re.compile(r"[\s.?!,;:$*#{}()\[\]\\\-_\"']*\Z")
 _EMPTY_SET = re.compile(r"\\\{\s*\\\}")
+_BLANKS = re.compile(r"\s+")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
-_EXPRESSED = frozenset(FUNCTIONS) | frozenset(POWER_WORDS) | frozenset("and or pi inf infinity per am pm to".split())
+_EXPRESSED = frozenset(FUNCTIONS) | frozenset(POWER_WORDS) | frozenset(["and", "or", "pi", "inf", "infinity", "per", "am", "pm", "to"])
 _CLOSERS = {"$": "$", "$$": "$$", "\\(": "\\)", "\\[": "\\]"}
 
 
@@ -55,7 +57,7 @@ def extract(text: str, rule: Extract) -> str | None:
 
 def _or_none(answer: str | None) -> str | None:
     """Rule 8: nothing but punctuation is no answer."""
-    if answer is None or _BLANK.match(answer) is not None and _EMPTY_SET.search(answer) is None or len(answer) > MAX_ANSWER:
+    if answer is None or (_BLANK.match(answer) is not None and _EMPTY_SET.search(answer) is None) or len(answer) > MAX_ANSWER:
         return None
     return answer.strip()
 
@@ -141,7 +143,7 @@ def _closes_more(text: str) -> bool:
 
 
 def _unboxed(text: str) -> str | None:
-    tail = text[-SEARCHED_CHARACTERS:]
+    tail = _BLANKS.sub(lambda run: "\n" if "\n" in run.group() else " ", text[-SEARCHED_CHARACTERS:])
     phrases = list(_PHRASE.finditer(tail))
     if not phrases:
         return _free(_cut(tail, 0))
@@ -157,7 +159,7 @@ def _unboxed(text: str) -> str | None:
 
 def _cut(text: str, start: int) -> str:
     marker = _MARKERS.search(text, start)
-    while marker is not None and not text[:marker.start()].strip():
+    while marker is not None and not text[: marker.start()].strip():
         marker = _MARKERS.search(text, marker.end())
     return text if marker is None else text[: marker.start()]
 

@@ -1,7 +1,7 @@
 """Graders by name: ours, and the two of the paper as presets.
 
-Owns the interface that `reward.grader` and `evaluation.grader` choose from. The presets follow the paper's two programs in what they accept and refuse,
-on our own parser: nothing is executed, and where they would ask sympy about text, `settle` answers None and a worker decides on our trees.
+Owns the interface that `reward.grader` and `evaluation.grader` choose from. The presets follow the paper's two programs in what they accept and
+refuse, on our own parser: nothing is executed, and where they would ask sympy about text, `settle` answers None and a worker decides on our trees.
 Called by the verifier; the rules of the presets stand in `verifier.presets`.
 """
 

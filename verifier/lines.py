@@ -88,9 +88,9 @@ def _holds(node: Node, place: int, places: dict[Node, int]) -> bool:
         case Kind.SET:
             return any(2 * places[item] + 1 == place for item in node.items)
         case Kind.UNION:
-            return any([_holds(item, place, places) for item in node.items])
+            return True in [_holds(item, place, places) for item in node.items]  # every interval is checked, not only up to the first
         case Kind.INTERSECTION:
-            return all([_holds(item, place, places) for item in node.items])
+            return False not in [_holds(item, place, places) for item in node.items]
         case Kind.DIFFERENCE:
             return _holds(node.items[0], place, places) and not _holds(node.items[1], place, places)
     interval = as_interval(node)

@@ -1,7 +1,7 @@
 """What `\\log` without a base means.
 
-Owns one policy: where the gold writes it, natural and decimal are both tried; where the answer alone does, it is decimal for powers of ten and natural
-otherwise.
+Owns one policy: where the gold writes it, natural and decimal are both tried; where the answer alone does, it is decimal for powers of
+ten and natural otherwise.
 Pure tree to tree; called by the child.
 """
 
@@ -20,7 +20,7 @@ def readings(answer: Node, gold: Node) -> list[tuple[Node, Node]]:
 
 
 def _mentions(node: Node) -> bool:
-    return node.kind is Kind.CALL and node.text == "log" or any(_mentions(item) for item in node.items)
+    return (node.kind is Kind.CALL and node.text == "log") or any(_mentions(item) for item in node.items)
 
 
 def _decimal(node: Node, *, always: bool) -> Node:

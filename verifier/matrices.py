@@ -33,7 +33,9 @@ def reduced(node: Node) -> Node:
 
 
 def _holds_matrix(node: Node) -> bool:
-    return node.kind is Kind.MATRIX or node.kind in (Kind.SUM, Kind.PRODUCT, Kind.NEGATIVE, Kind.QUOTIENT, Kind.POWER) and any(_holds_matrix(item) for item in node.items)
+    return node.kind is Kind.MATRIX or (
+        node.kind in (Kind.SUM, Kind.PRODUCT, Kind.NEGATIVE, Kind.QUOTIENT, Kind.POWER) and any(_holds_matrix(item) for item in node.items)
+    )
 
 
 def _each(matrix: Node, change: Callable[[Node], Node]) -> Node | None:
@@ -73,7 +75,12 @@ def _times(left: Node, right: Node) -> Node | None:
 
 
 def _power(base: Node, exponent: Node) -> Node | None:
-    if base.kind is not Kind.MATRIX or exponent.kind is not Kind.NUMBER or not exponent.text.isdigit() or not 1 <= int(exponent.text[:2]) <= MAX_POWER:
+    if (
+        base.kind is not Kind.MATRIX
+        or exponent.kind is not Kind.NUMBER
+        or not exponent.text.isdigit()
+        or not 1 <= int(exponent.text[:2]) <= MAX_POWER
+    ):
         return None
     total: Node | None = base
     for _ in range(int(exponent.text) - 1):

@@ -56,7 +56,7 @@ def differ(left: Node, right: Node, point: Point, *, is_complex: bool) -> bool |
 
 
 def _has_integral(node: Node) -> bool:
-    return node.kind is Kind.SERIES and node.text == "integral" or any(_has_integral(item) for item in node.items)
+    return (node.kind is Kind.SERIES and node.text == "integral") or any(_has_integral(item) for item in node.items)
 
 
 def evaluate(node: Node, point: Point, is_complex: bool) -> "mpmath.mpf":
@@ -153,9 +153,12 @@ def _root(radicand: "mpmath.mpf", index: "mpmath.mpf", is_complex: bool) -> "mpm
 
 
 _CALLS = {
-    "sin": mpmath.sin, "cos": mpmath.cos, "tan": mpmath.tan, "cot": mpmath.cot, "sec": mpmath.sec, "csc": mpmath.csc, "sinh": mpmath.sinh, "cosh": mpmath.cosh,
-    "tanh": mpmath.tanh, "coth": mpmath.coth, "arcsin": mpmath.asin, "arccos": mpmath.acos, "arctan": mpmath.atan, "arccot": mpmath.acot, "arcsec": mpmath.asec,
-    "arccsc": mpmath.acsc, "arsinh": mpmath.asinh, "arcosh": mpmath.acosh, "artanh": mpmath.atanh, "exp": mpmath.exp, "abs": mpmath.fabs, "floor": mpmath.floor,
+    "sin": mpmath.sin, "cos": mpmath.cos, "tan": mpmath.tan, "cot": mpmath.cot, "sec": mpmath.sec, "csc": mpmath.csc, "sinh": mpmath.sinh,
+    "cosh": mpmath.cosh,
+    "tanh": mpmath.tanh, "coth": mpmath.coth, "arcsin": mpmath.asin, "arccos": mpmath.acos, "arctan": mpmath.atan, "arccot": mpmath.acot,
+    "arcsec": mpmath.asec,
+    "arccsc": mpmath.acsc, "arsinh": mpmath.asinh, "arcosh": mpmath.acosh, "artanh": mpmath.atanh, "exp": mpmath.exp, "abs": mpmath.fabs,
+    "floor": mpmath.floor,
     "ceil": mpmath.ceil, "Re": mpmath.re, "Im": mpmath.im, "sign": mpmath.sign, "arg": mpmath.arg,
 }  # fmt: skip
 
@@ -164,7 +167,9 @@ def _call(name: str, parts: "list[mpmath.mpf]", is_complex: bool) -> "mpmath.mpf
     first = parts[0]
     if name in ("sin", "cos", "tan", "cot", "sec", "csc", "exp", "sinh", "cosh", "tanh") and abs(first) > _HUGE:
         raise UndefinedValueError
-    if (name in ("tan", "sec") and abs(mpmath.cos(first)) < mp.mpf(10) ** (-mp.dps + 15)) or (name in ("cot", "csc") and abs(mpmath.sin(first)) < mp.mpf(10) ** (-mp.dps + 15)):
+    if (name in ("tan", "sec") and abs(mpmath.cos(first)) < mp.mpf(10) ** (-mp.dps + 15)) or (
+        name in ("cot", "csc") and abs(mpmath.sin(first)) < mp.mpf(10) ** (-mp.dps + 15)
+    ):
         raise UndefinedValueError
     if name in _CALLS:
         return _CALLS[name](first)

@@ -53,9 +53,9 @@ _WRAPPED_TEXT = re.compile(r"\\text\{(.+?)\}")
 _SHORT_NAME = re.compile(r"\s*\S{1,2}\s*=([^=]+)\Z", re.DOTALL)
 _BARE_ROOT = re.compile(r"\\sqrt\s*([^\s{\[\\])")
 _BARE_FRACTION = re.compile(r"\\frac\s*([0-9a-zA-Z])\s*(?:\{([^{}]*)\}|([0-9a-zA-Z]))")
-_SLASHED = re.compile(r"(-?\d+)/(-?\d+)\Z")
-_FRACTION = re.compile(r"-?\\frac\{-?\d+\}\{-?\d+\}\Z|-?\d+/-?\d+\Z|\(?-?\d+\)?/\(?-?\d+\)?\Z")
-_INTEGER = re.compile(r"-?\d+(?:\.0*)?\Z")
+_SLASHED = re.compile(r"(-?[0-9]+)/(-?[0-9]+)\Z")
+_FRACTION = re.compile(r"-?\\frac\{-?[0-9]+\}\{-?[0-9]+\}\Z|-?[0-9]+/-?[0-9]+\Z|\(?-?[0-9]+\)?/\(?-?[0-9]+\)?\Z")
+_INTEGER = re.compile(r"-?[0-9]+(?:\.0*)?\Z")
 _UNIT_WORDS = re.compile(r"(?:degree|cm|centimeter|meter|mile|second|minute|hour|day|week|month|year|foot|feet|inch|yard)(?:es)?s?(?: *\^[0-9]+)?")
 _REFUSED = ("^{", "^(")
 _LONG_EXPONENT = re.compile(r"\^[0-9]+\^|\^[0-9]{2,}")
@@ -79,22 +79,36 @@ def deepscaler_settle(answer: Node, gold: Node, *, answer_text: str = "", gold_t
     """Strings in two normal forms; then element by element: fractions as strings, integers as integers, the rest by value."""
     if _tight(answer_text) == _tight(gold_text):
         return CORRECT
+    if max(len(answer_text), len(gold_text)) > MAX_TEXT:
+        return WRONG
     mine, theirs = _loose(answer_text), _loose(gold_text)
     if mine == theirs and mine:
         return CORRECT
     if not mine or not theirs:
         return WRONG
     parts, their_parts = _elements(mine), _elements(theirs)
-    if len(parts) != len(their_parts) or len(parts) > 1 and (mine[0], mine[-1]) != (theirs[0], theirs[-1]):
+    if len(parts) != len(their_parts) or (len(parts) > 1 and (mine[0], mine[-1]) != (theirs[0], theirs[-1])):
         return WRONG
     if not all(_may_be_equal(part, other) for part, other in zip(parts, their_parts, strict=True)):
         return WRONG
-    scalars = not {answer.kind, gold.kind} & {Kind.TEXT, Kind.LIST, Kind.SET, Kind.RELATION, Kind.CHOICE, Kind.EITHER, Kind.UNIT, Kind.WORD, Kind.CLOCK}
+    scalars = not {answer.kind, gold.kind} & {
+        Kind.TEXT,
+        Kind.LIST,
+        Kind.SET,
+        Kind.RELATION,
+        Kind.CHOICE,
+        Kind.EITHER,
+        Kind.UNIT,
+        Kind.WORD,
+        Kind.CLOCK,
+    }
     return compare.settle(answer, gold) if scalars else WRONG
 
 
 def _tight(text: str) -> str:
     """The first normal form: no spaces, no style, no right-hand unit, every fraction with its braces."""
+    if len(text) > MAX_TEXT:
+        return text
     text = text.replace("\n", "").replace("\\!", "").replace("tfrac", "frac").replace("dfrac", "frac").replace("\\left", "").replace("\\right", "")
     text = text.replace("^{\\circ}", "").replace("^\\circ", "").replace("\\$", "").replace("\\%", "").replace("%", "")
     whole = _WRAPPED_TEXT.fullmatch(text.strip())
@@ -115,6 +129,8 @@ def _tight(text: str) -> str:
 def _loose(text: str) -> str:
     """The second normal form: no dollar, no percent, no unit words, integers without their zeros, lower case."""
     text = text.strip()
+    if len(text) > MAX_TEXT:
+        return text
     whole = _WRAPPED_TEXT.fullmatch(text)
     if whole is not None:
         text = whole.group(1)
@@ -130,7 +146,7 @@ def _loose(text: str) -> str:
     while text.startswith("{") and text.endswith("}") and len(text) > 2:
         text = text[1:-1].strip()
     text = _BARE_FRACTION.sub(lambda found: f"\\frac{{{found.group(1)}}}{{{found.group(2) or found.group(3)}}}", text)
-    grouped = re.fullmatch(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?", text)
+    grouped = re.fullmatch(r"-?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?", text)
     if grouped is not None:
         text = text.replace(",", "")
     if _INTEGER.match(text) is not None:
@@ -154,12 +170,18 @@ def _may_be_equal(answer: str, gold: str) -> bool:
     if (_INTEGER.match(gold) is not None) != (_INTEGER.match(answer) is not None) and _INTEGER.match(gold) is not None:
         return False
     letters = set(re.findall(r"[a-zA-Z]", re.sub(r"\\[a-zA-Z]+|sqrt|frac", "", answer)))
-    return len(letters) <= 2 and not any(sign in answer for sign in _REFUSED) and _LONG_EXPONENT.search(answer) is None and "," not in answer and "~" not in answer
+    return (
+        len(letters) <= 2
+        and not any(sign in answer for sign in _REFUSED)
+        and _LONG_EXPONENT.search(answer) is None
+        and "," not in answer
+        and "~" not in answer
+    )
 
 
 # --- evaluation: qwen25_math
 
-_QWEN_NUMBER = re.compile(r"-?\d*\.?\d+")
+_QWEN_NUMBER = re.compile(r"-?[0-9]*\.?[0-9]+")
 _QWEN_TAIL_TEXT = re.compile(r"\\(?:text|mbox|textrm)\{[^{}]*\}")
 _QWEN_WORDS = re.compile(
     r"(?<![A-Za-z\\])(?:degrees?|cm|centimeters?|meters?|miles?|seconds?|minutes?|hours?|days?|weeks?|months?|years?|foot|feet|inch|inches|yards?|units?|square|cubic|"
@@ -196,6 +218,8 @@ def qwen_settle(answer: Node, gold: Node, *, answer_text: str = "", gold_text: s
     mine, theirs = _spelled(answer_text), _spelled(gold_text)
     if mine.lower() == theirs.lower() and mine:
         return CORRECT
+    if max(len(mine), len(theirs)) > MAX_TEXT:
+        return WRONG
     one, two = _digits(mine), _digits(theirs)
     if one is not None and two is not None:
         return CORRECT if any(_is_close(one, two * factor) for factor in (0.01, 1.0, 100.0)) else WRONG
@@ -214,6 +238,8 @@ def qwen_settle(answer: Node, gold: Node, *, answer_text: str = "", gold_text: s
 
 def _spelled(text: str) -> str:
     text = text.strip().replace("\n", " ").rstrip(".").rstrip("/")
+    if len(text) > MAX_TEXT:
+        return text
     for dropped in ("\\!", "\\left", "\\right", "^{\\circ}", "^\\circ", "\\$", "$", "\\(", "\\)"):
         text = text.replace(dropped, "")
     text = text.replace("tfrac", "frac").replace("dfrac", "frac")
@@ -232,7 +258,7 @@ def _spelled(text: str) -> str:
 def _digits(text: str) -> float | None:
     plain = text.replace(",", "")
     percent = plain.endswith("%")
-    if re.fullmatch(r"[-+]?(?:\d{1,40}\.?\d{0,40}|\.\d{1,40})%?", plain) is None:
+    if re.fullmatch(r"[-+]?(?:[0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})%?", plain) is None:
         return None
     return float(plain.rstrip("%")) / (100 if percent else 1)
 

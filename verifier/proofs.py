@@ -114,7 +114,9 @@ def _pythagoras(difference: sympy.Expr) -> sympy.Expr:
     if not difference.has(*_CIRCULAR):
         return difference
     rewritten = difference.rewrite(sympy.cos, sympy.sin) if difference.has(sympy.sec, sympy.csc) else difference
-    rewritten = rewritten.replace(sympy.tan, lambda angle: sympy.sin(angle) / sympy.cos(angle)).replace(sympy.cot, lambda angle: sympy.cos(angle) / sympy.sin(angle))
+    rewritten = rewritten.replace(sympy.tan, lambda angle: sympy.sin(angle) / sympy.cos(angle)).replace(
+        sympy.cot, lambda angle: sympy.cos(angle) / sympy.sin(angle)
+    )
     rewritten = rewritten.replace(sympy.sec, lambda angle: 1 / sympy.cos(angle)).replace(sympy.csc, lambda angle: 1 / sympy.sin(angle))
     numerator, _ = sympy.fraction(sympy.together(sympy.expand_trig(rewritten)))
     expanded = sympy.expand(numerator)
@@ -166,5 +168,16 @@ def _gammas(difference: sympy.Expr) -> sympy.Expr:
     return sympy.gammasimp(difference) if difference.has(sympy.factorial, sympy.binomial, sympy.gamma) else difference
 
 
-_CHEAP: tuple[Step, ...] = (sympy.expand, _rational, _logarithms, _angles, _pythagoras, _exponentials, sympy.sqrtdenest, _denested, _arcs, _powers_of_e)
+_CHEAP: tuple[Step, ...] = (
+    sympy.expand,
+    _rational,
+    _logarithms,
+    _angles,
+    _pythagoras,
+    _exponentials,
+    sympy.sqrtdenest,
+    _denested,
+    _arcs,
+    _powers_of_e,
+)
 _DEAR: tuple[Step, ...] = (_gammas, sympy.powsimp, sympy.trigsimp, _algebraic, sympy.simplify, _simplified_functions)

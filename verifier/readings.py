@@ -63,7 +63,11 @@ def _said_list(node: Node) -> Said:
     if len({label for label, _ in keyed}) < len(keyed) or node.text == "or":
         return Said(node)
     also = (Node(Kind.LIST, ",", tuple(value for _, value in keyed)),) if len({label.partition("_")[0] for label, _ in keyed}) == 1 else ()
-    return Said(Node(Kind.TUPLE, "(", tuple(value for _, value in keyed)), also=also, name=Node(Kind.TUPLE, "(", tuple(Node(Kind.NAME, label) for label, _ in keyed)))
+    return Said(
+        Node(Kind.TUPLE, "(", tuple(value for _, value in keyed)),
+        also=also,
+        name=Node(Kind.TUPLE, "(", tuple(Node(Kind.NAME, label) for label, _ in keyed)),
+    )
 
 
 def _label(name: Node) -> str:
@@ -79,7 +83,7 @@ def is_name(node: Node) -> bool:
     if node.kind in (Kind.QUOTIENT, Kind.RATIO):
         return all(is_name(item) and item.text not in CONSTANTS for item in node.items)
     if node.kind is Kind.CALL and node.text == "abs":
-        return node.items[0].kind is Kind.WORD and node.items[0].text.isupper() or node.items[0].kind is Kind.NAME and " " in node.items[0].text
+        return (node.items[0].kind is Kind.WORD and node.items[0].text.isupper()) or (node.items[0].kind is Kind.NAME and " " in node.items[0].text)
     return node.kind is Kind.TUPLE and all(item.kind in _NAMES for item in node.items)
 
 
@@ -152,7 +156,18 @@ def rough(node: Node) -> float | None:
         return None
 
 
-_CALLS: dict[str, Callable[[float], float]] = {"sin": math.sin, "cos": math.cos, "tan": math.tan, "ln": math.log, "exp": math.exp, "arctan": math.atan, "arcsin": math.asin, "arccos": math.acos, "abs": abs, "lg": math.log10}
+_CALLS: dict[str, Callable[[float], float]] = {
+    "sin": math.sin,
+    "cos": math.cos,
+    "tan": math.tan,
+    "ln": math.log,
+    "exp": math.exp,
+    "arctan": math.atan,
+    "arcsin": math.asin,
+    "arccos": math.acos,
+    "abs": abs,
+    "lg": math.log10,
+}
 
 
 def _rough(node: Node) -> float | None:

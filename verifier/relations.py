@@ -129,7 +129,7 @@ def _end(node: Node, shift: Node | None, *, mirrored: bool) -> Node:
 
 
 def _is_infinite(node: Node) -> bool:
-    return node.kind is Kind.INFINITY or node.kind is Kind.NEGATIVE and node.items[0].kind is Kind.INFINITY
+    return node.kind is Kind.INFINITY or (node.kind is Kind.NEGATIVE and node.items[0].kind is Kind.INFINITY)
 
 
 def _between(operators: list[str], sides: tuple[Node, ...], general: Node) -> Node:

@@ -147,7 +147,13 @@ class Judge:
             answer, gold = _column(answer), _column(gold)
             return self.matrix(answer, gold) if answer.kind is gold.kind else False
         matrix, other = (answer, gold) if answer.kind is Kind.MATRIX else (gold, answer)
-        if matrix.kind is Kind.MATRIX and other.kind is Kind.TUPLE and matrix.text.endswith(" 1") and len(matrix.items) == len(other.items) and other.text != "[":
+        if (
+            matrix.kind is Kind.MATRIX
+            and other.kind is Kind.TUPLE
+            and matrix.text.endswith(" 1")
+            and len(matrix.items) == len(other.items)
+            and other.text != "["
+        ):
             return all_of(self.value(mine, theirs) for mine, theirs in zip(answer.items, gold.items, strict=True))
         return False
 

@@ -10,7 +10,6 @@ import sympy
 from verifier import exact
 from verifier.nodes import Kind, Node
 
-
 MAX_INTEGRAND = 8
 
 
@@ -132,7 +131,10 @@ class _Builder:
         numbers = range(int(start), int(end) + 1)
         if len(numbers) > exact.MAX_TERMS:
             raise NotAlgebraicError("terms")
-        terms = [self.build(exact.substitute(node.items[3], node.items[0].text, Node(Kind.NUMBER, str(number)) if number >= 0 else _negative(number))) for number in numbers]
+        terms = [
+            self.build(exact.substitute(node.items[3], node.items[0].text, Node(Kind.NUMBER, str(number)) if number >= 0 else _negative(number)))
+            for number in numbers
+        ]
         return sympy.Add(*terms) if node.text == "sum" else sympy.Mul(*terms)
 
 
@@ -141,8 +143,11 @@ def _negative(number: int) -> Node:
 
 
 _FUNCTIONS = {
-    "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec, "csc": sympy.csc, "sinh": sympy.sinh, "cosh": sympy.cosh, "tanh": sympy.tanh,
-    "arcsin": sympy.asin, "arccos": sympy.acos, "arctan": sympy.atan, "arccot": sympy.acot, "arcsec": sympy.asec, "arccsc": sympy.acsc, "arsinh": sympy.asinh,
-    "arcosh": sympy.acosh, "artanh": sympy.atanh, "ln": sympy.log, "log": sympy.log, "exp": sympy.exp, "abs": sympy.Abs, "floor": sympy.floor, "ceil": sympy.ceiling,
+    "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec, "csc": sympy.csc, "sinh": sympy.sinh,
+    "cosh": sympy.cosh, "tanh": sympy.tanh,
+    "arcsin": sympy.asin, "arccos": sympy.acos, "arctan": sympy.atan, "arccot": sympy.acot, "arcsec": sympy.asec, "arccsc": sympy.acsc,
+    "arsinh": sympy.asinh,
+    "arcosh": sympy.acosh, "artanh": sympy.atanh, "ln": sympy.log, "log": sympy.log, "exp": sympy.exp, "abs": sympy.Abs, "floor": sympy.floor,
+    "ceil": sympy.ceiling,
     "Re": sympy.re, "Im": sympy.im, "sign": sympy.sign, "factorial": sympy.factorial, "arg": sympy.arg,
 }  # fmt: skip

@@ -1,64 +1,33 @@
 """Normalised LaTeX or plain text as a flat list of tokens.
 
-Owns the words of the language: which commands are style (dropped), which are operators, functions, Greek letters, which brackets. One pass of one
-regular expression without nested repetition. Called by the grammar.
+Owns the cutting: one pass of one regular expression without nested repetition. What the words are stands in `verifier.vocabulary`. Called by the
+grammar.
 """
 
 import re
 from typing import NamedTuple
 
 from verifier.units import UNITS
+from verifier.vocabulary import FUNCTIONS, GREEK, GREEK_WORDS, MARKED, OPERATORS, SPACES, STRUCTURES, STYLES, UPRIGHT, WRAPPED
 
 MAX_TOKENS = 512
-MAX_BRACES = 40
 
-_STYLES = (
-    "displaystyle textstyle scriptstyle scriptscriptstyle left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr bigm middle limits nolimits "
-    "bf it rm sf tt em boldmath normalsize large Large small tiny huge Huge mathstrut strut nonumber notag hfill centering quad qquad hspace* ensuremath mathopen mathclose mathrel "
-    "mathbin mathord bfseries itshape rmfamily cal"
-)
-DROPPED = frozenset("\\" + name for name in _STYLES.split()) | frozenset(("\\,", "\\;", "\\:", "\\!", "\\ ", "\\/", "\\>", "\\\n", "\\(", "\\)", "\\[", "\\]"))
-_UPRIGHT = frozenset("\\" + name for name in ["text", "mbox", "textrm", "textnormal", "textup", "mathrm", "operatorname", "textit", "textbf", "textsf", "texttt", "emph", "mathit", "hbox", "mathsf", "mathtt"])
-_WRAPPED = frozenset("\\" + name for name in ["mathbf", "boldsymbol", "bm", "mathcal", "mathscr", "mathfrak", "vec", "hat", "tilde", "underline", "boxed", "fbox", "fcolorbox", "pmb", "smash", "mathnormal"])
-MARKED = frozenset(("\\vec", "\\hat", "\\tilde"))
-_COLOURS = re.compile(r"\\(?:text)?color\s*(?:\[[a-z]*\]\s*)?\{[A-Za-z0-9!,. ]{0,40}\}|\\hspace\*?\s*\{[^{}]{0,20}\}|\\(?:label|tag)\*?\s*\{[^{}]{0,40}\}")
-GREEK = frozenset(
-    "\\" + name
-    for name in ["alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota", "kappa", "lambda", "mu", "nu", "xi", "pi", "rho", "varrho", "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Upsilon", "Phi", "Psi", "Omega", "ell", "hbar"]
-)
-_GREEK_WORDS = frozenset(["alpha", "beta", "gamma", "delta", "epsilon", "theta", "lambda", "mu", "pi", "rho", "sigma", "tau", "phi", "omega"])
-FUNCTIONS: dict[str, str] = {
-    **{name: name for name in ["sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc", "ln", "log", "lg", "exp", "max", "min", "gcd", "lcm", "det", "Re", "Im", "arg", "deg"]},
-    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "tg": "tan", "ctg": "cot", "cosec": "csc", "arctg": "arctan", "sgn": "sign", "sign": "sign", "mod": "mod", "abs": "abs",
-    "arcsinh": "arsinh", "arccosh": "arcosh", "arctanh": "artanh", "asinh": "arsinh", "acosh": "arcosh", "atanh": "artanh", "arsinh": "arsinh", "arcosh": "arcosh", "artanh": "artanh",
-    "floor": "floor", "ceil": "ceil", "sqrt": "sqrt", "cbrt": "cbrt", "binom": "binom", "cis": "cis", "LCM": "lcm", "GCD": "gcd", "bmod": "mod",
-}  # fmt: skip
-_OPERATORS: dict[str, str] = {
-    "\\cdot": "*", "\\times": "*", "\\ast": "*", "\\bullet": "*", "\\div": "/", "\\pm": "+-", "\\mp": "-+", "\\le": "<=", "\\leq": "<=", "\\leqslant": "<=", "\\leqq": "<=", "\\lt": "<",
-    "\\ge": ">=", "\\geq": ">=", "\\geqslant": ">=", "\\geqq": ">=", "\\gt": ">", "\\ne": "!=", "\\neq": "!=", "\\in": "in", "\\approx": "~", "\\simeq": "~", "\\doteq": "~", "\\equiv": "===",
-    "\\cup": "cup", "\\bigcup": "cup", "\\cap": "cap", "\\setminus": "minus", "\\backslash": "minus", "\\lvert": "|", "\\rvert": "|", "\\vert": "|", "\\mid": "|", "\\lVert": "||",
-    "\\rVert": "||", "\\Vert": "||", "\\|": "||", "\\{": "{{", "\\}": "}}", "\\lbrace": "{{", "\\rbrace": "}}", "\\langle": "<<", "\\rangle": ">>", "\\lfloor": "lfloor", "\\rfloor": "rfloor",
-    "\\lceil": "lceil", "\\rceil": "rceil", "\\colon": ":", "\\land": "and", "\\wedge": "and", "\\lor": "or", "\\vee": "or", "\\lbrack": "[", "\\rbrack": "]", "\\lparen": "(", "\\rparen": ")",
-    "\\%": "%", "\\choose": "choose", "\\over": "over", "\\end": "\\end", "\\degree": "deg", "\\$": "$", "\\\\": "\\\\", "\\to": "to", "\\rightarrow": "to", "\\prime": "'", "\\not": "not", "\\notin": "notin", "\\sim": "sim", "\\implies": "implies",
-    "\\Rightarrow": "implies", "\\&": "text&", "\\pmod": "pmod", "\\euro": "euro", "\\pounds": "pounds", "\\textdollar": "$", "\\dollar": "$", "\\textdegree": "deg",
-    "**": "^", "<=": "<=", ">=": ">=", "!=": "!=", "=<": "<=", "=>": ">=", "==": "=", ":=": "=", "+/-": "+-", "+-": "+-", "-+": "-+",
-}  # fmt: skip
-_STRUCTURES = frozenset(
-    "\\" + name
-    for name in ["frac", "dfrac", "tfrac", "cfrac", "nicefrac", "sfrac", "sqrt", "cbrt", "root", "binom", "dbinom", "tbinom", "choose", "over", "overline", "bar", "dot", "begin", "sum", "prod", "int", "iint", "lim", "infty", "emptyset", "varnothing", "angle", "triangle", "mathbb", "overrightarrow", "circ", "log_", "dots", "ldots", "cdots", "measuredangle"]
+_COLOURS = re.compile(
+    r"\\(?:text)?color\s*(?:\[[a-z]*\]\s*)?\{[A-Za-z0-9!,. ]{0,40}\}|\\hspace\*?\s*\{[^{}]{0,20}\}|\\(?:label|tag)\*?\s*\{[^{}]{0,40}\}"
 )
 _LEFT_EMPTY = re.compile(r"\\(?:left|right)\s*\.")
 _UPRIGHT_DIGITS = re.compile(r"\\(?:text|textrm|mathrm|textbf|mathbf|mbox|texttt)\s*\{\s*([0-9A-Fa-f]+)\s*\}(?=\s*_)")
 _BOLD_NUMBERS = re.compile(r"\\mathbf\s*\{?\s*([RZQNC])\s*\}?(?![A-Za-z])")
 _TOKEN = re.compile(
     r"""(?P<space>[ \t\r\n~]+)
-    |(?P<based>(?:[0-9A-F]*[A-F][0-9A-F]*|\d+[0-9a-f]*[a-f][0-9a-f]*)(?=\s*_\s*\{?\s*1[1-6]\s*\}?(?!\d)))
+    |(?P<based>(?:\d{1,15}[A-F][0-9A-F]{0,15}|[A-F]{1,15}\d[0-9A-F]{0,15}|[A-F]{2,16})(?=[ ]?_[ ]?\{?[ ]?1[1-6][ ]?\}?(?!\d))
+        |\d{1,15}[a-f][0-9a-f]{0,15}(?=[ ]?_[ ]?\{?[ ]?16[ ]?\}?(?!\d)))
     |(?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+(?![\w^{.]))?)
     |(?P<command>\\(?:[A-Za-z]+|.|\n))
     |(?P<letters>[A-Za-z]+)
     |(?P<operator>\*\*|<=|>=|!=|=<|=>|==|:=|\+/-|\+-|-\+|[-+*/^_=<>(){}\[\]|,;:!&'%$])
     |(?P<other>.)""",
-    re.VERBOSE | re.DOTALL,
+    re.VERBOSE | re.DOTALL | re.ASCII,
 )
 
 
@@ -84,6 +53,7 @@ def tokenize(text: str) -> list[Token] | None:
     tokens: list[Token] = []
     spaced = False
     position, size = 0, len(text)
+    has_marks = text.replace("\\$", "").count("$") > 1  # dollars that open and close math, not money
     while position < size:
         match = _TOKEN.match(text, position)
         if match is None:
@@ -94,10 +64,10 @@ def tokenize(text: str) -> list[Token] | None:
             spaced = True
             continue
         if group == "command":
-            if value in DROPPED:
+            if value in SPACES or value in STYLES:
                 spaced = spaced or value not in ("\\!", "\\left", "\\right")
                 continue
-            if value in _UPRIGHT:
+            if value in UPRIGHT:
                 content, position = _braced(text, position)
                 if content is None or not _add_upright(tokens, content, spaced, 0):
                     return None
@@ -105,7 +75,7 @@ def tokenize(text: str) -> list[Token] | None:
                 continue
             token = _command(value, spaced)
             if token is None:
-                if value not in _WRAPPED:
+                if value not in WRAPPED:
                     return None
                 if value in MARKED:
                     tokens.append(Token("structure", value, spaced))
@@ -115,12 +85,12 @@ def tokenize(text: str) -> list[Token] | None:
         elif group == "letters":
             token = _letters(value, spaced)
         elif group == "operator":
-            token = Token(_OPERATORS.get(value, value), value, spaced)
+            token = Token(OPERATORS.get(value, value), value, spaced)
         else:
             if value not in '"?.`@#' and not value.isalpha():
                 return None
             token = Token("text", value, spaced)
-        if value == "$" and _is_math_mark(text, start):
+        if value == "$" and (has_marks or start == size - 1):
             spaced = True
             continue
         tokens.append(token)
@@ -130,19 +100,14 @@ def tokenize(text: str) -> list[Token] | None:
     return tokens
 
 
-def _is_math_mark(text: str, start: int) -> bool:
-    """A dollar sign that opens or closes math, not money: the text holds two of them, or it stands at the end."""
-    return text.replace("\\$", "").count("$") > 1 or start == len(text) - 1
-
-
 def _command(value: str, spaced: bool) -> Token | None:
-    operator = _OPERATORS.get(value)
+    operator = OPERATORS.get(value)
     if operator is not None:
         return Token(operator, value, spaced)
     if value in GREEK:
         return Token("name", value, spaced)
     function = FUNCTIONS.get(value[1:])
-    if value in _STRUCTURES or function in ("sqrt", "cbrt", "binom"):
+    if value in STRUCTURES or function in ("sqrt", "cbrt", "binom"):
         return Token("structure", value, spaced)
     if function is not None:
         return Token("function", function, spaced)
@@ -152,7 +117,7 @@ def _command(value: str, spaced: bool) -> Token | None:
 def _letters(value: str, spaced: bool) -> Token:
     if len(value) == 1:
         return Token("name", value, spaced)
-    if value in _GREEK_WORDS:
+    if value in GREEK_WORDS:
         return Token("name", "\\" + value, spaced)
     if value in ("infinity", "inf", "Infinity", "oo"):
         return Token("structure", "\\infty", spaced)
@@ -185,8 +150,8 @@ def _braced(text: str, position: int) -> tuple[str | None, int]:
     return None, position
 
 
-_PLAIN_NUMBER = re.compile(r"[\d\s.,:+\-*/=()$%]*\Z")
-_PIECE = re.compile(r"\s*([A-Za-z][A-Za-z'.\-]*|\d+(?:\.\d+)?|[^\sA-Za-z\d])(\s*)")
+_PLAIN_NUMBER = re.compile(r"[0-9\s.,:+\-*/=()$%]*\Z")
+_PIECE = re.compile(r"\s*([A-Za-z][A-Za-z'.\-]*|[0-9]+(?:\.[0-9]+)?|[^\sA-Za-z0-9])(\s*)")
 
 
 def _add_upright(tokens: list[Token], content: str, spaced: bool, depth: int) -> bool:
@@ -207,7 +172,9 @@ def _add_upright(tokens: list[Token], content: str, spaced: bool, depth: int) ->
             tokens.append(Token(lower, lower, True))
         elif FUNCTIONS.get(word) and word not in UNITS:
             function = FUNCTIONS[word]
-            tokens.append(Token("structure", "\\" + function, spaced) if function in ("sqrt", "cbrt", "binom") else Token("function", function, spaced))
+            tokens.append(
+                Token("structure", "\\" + function, spaced) if function in ("sqrt", "cbrt", "binom") else Token("function", function, spaced)
+            )
         elif len(word) == 1 and word.isalpha():
             tokens.append(Token("upright", word, spaced))
         elif value[0].isdigit():

@@ -42,7 +42,9 @@ def test_the_training_grader_refuses_what_the_paper_refused(gold: str, answer: s
     assert verdict("deepscaler_math", f"so $\\boxed{{{answer}}}$.", gold) != "correct"
 
 
-@pytest.mark.parametrize("response", ["12.8", "\\fbox{12.8}", "\\boxed{12.8", "\\boxed {12.8}", "\\boxed 12.8", "\\boxed{12.8} then \\boxed{3}", "\\boxed{12.8} \\boxed{"])
+@pytest.mark.parametrize(
+    "response", ["12.8", "\\fbox{12.8}", "\\boxed{12.8", "\\boxed {12.8}", "\\boxed 12.8", "\\boxed{12.8} then \\boxed{3}", "\\boxed{12.8} \\boxed{"]
+)
 def test_the_training_grader_reads_the_last_closed_box_alone(response: str) -> None:
     assert verdict("deepscaler_math", response, "12.8") != "correct"
 
@@ -59,6 +61,9 @@ def test_the_evaluation_grader_is_lenient_as_the_paper_was(gold: str, response: 
     assert verdict("qwen25_math", response, gold) == "correct"
 
 
-@pytest.mark.parametrize(("gold", "response"), [("12.8", "\\boxed{12.9}"), ("3", "no number here"), ("(1,2)", "\\boxed{(2,1)}"), ("x", "\\boxed{y}"), ("2", "\\boxed{250}")])
+@pytest.mark.parametrize(
+    ("gold", "response"),
+    [("12.8", "\\boxed{12.9}"), ("3", "no number here"), ("(1,2)", "\\boxed{(2,1)}"), ("x", "\\boxed{y}"), ("2", "\\boxed{250}")],
+)
 def test_the_evaluation_grader_refuses_what_is_different(gold: str, response: str) -> None:
     assert verdict("qwen25_math", response, gold) != "correct"
