@@ -1,6 +1,6 @@
 # The two commands of the README are `make demo` and `make test`; both set up what is missing first.
 SHELL := /bin/bash
-VENV := .venv
+VENV ?= .venv
 PY := $(VENV)/bin/python
 DEVICE ?= cpu
 SEED ?= 0
@@ -10,7 +10,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 .PHONY: setup demo demo-seeds demo-controls test test-fast test-long lint lock clean
 
 setup:
-	@bash requirements/setup.sh $(DEVICE)
+	@VENV=$(VENV) bash requirements/setup.sh $(DEVICE)
 
 demo: setup
 	@$(PY) -m recipes.demo --seed $(SEED)

@@ -30,7 +30,8 @@ def run_file(tmp_path: Path, model: Path) -> Path:
     (tmp_path / "problems.jsonl").write_text(json.dumps(PROBLEM) + "\n")
     file = tmp_path / "run.toml"
     file.write_text(
-        '[model]\npolicy = "model"\n[prompts]\nfile = "problems.jsonl"\ntemplate = "raw"\n[rollout]\nstop_tokens = ["<eos>"]\nmax_completion_tokens = 16\n'
+        '[model]\npolicy = "model"\n[prompts]\nfile = "problems.jsonl"\ntemplate = "raw"\n'
+        '[rollout]\nstop_tokens = ["<eos>"]\nmax_completion_tokens = 16\n'
     )
     return file
 
