@@ -144,19 +144,24 @@ class Verifier:
         return self._layers
 
     def stats(self) -> Stats:
-        counts = self._pool.counts
+        """Of this verifier's verdicts, and of all workers that it asks."""
+        pools = [pool for pool in (self._pool, self._reward_pool) if pool is not None]
+        counts = [pool.counts for pool in pools]
+        kills: collections.Counter[str] = collections.Counter()
+        for each in counts:
+            kills.update(each.losses)
         with self._lock:
             return Stats(
                 kinds=dict(self._kinds),
                 stages=dict(self._stages),
                 rules=dict(self._judging.rules),
-                kills=dict(counts.losses),
-                workers=len(self.worker_pids),
-                waiting=self._pool.num_waiting,
-                forks=counts.forks,
-                ready_seconds=counts.ready_seconds,
-                zygotes=counts.zygotes,
-                retried=counts.retried,
+                kills=dict(kills),
+                workers=sum(len(pool.pids) for pool in pools),
+                waiting=sum(pool.num_waiting for pool in pools),
+                forks=sum(each.forks for each in counts),
+                ready_seconds=sum(each.ready_seconds for each in counts),
+                zygotes=sum(each.zygotes for each in counts),
+                retried=sum(each.retried for each in counts),
                 misjudged=self._judging.num_misjudged,
             )
 

@@ -1,7 +1,9 @@
 """The hostile corpus: every row answered in time, none judged correct, nothing left behind, honest answers served meanwhile."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -124,8 +126,8 @@ def test_the_labelled_corpus_is_judged_rightly_while_workers_are_killed(shared: 
 
     def kill() -> None:
         while not stop.wait(0.1):
-            for pid in verifier.worker_pids[-1:]:
-                os.kill(pid, 9)
+            with contextlib.suppress(ProcessLookupError, IndexError):
+                os.kill(verifier.worker_pids[-1], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
