@@ -123,6 +123,13 @@ def test_on_policy_logprobs_leave_no_gap_and_a_ratio_of_one(small: Path) -> None
     assert report.ratio.clip_fraction == 0.0
 
 
+def test_the_gap_is_measured_before_the_steps_first_update_alone(small: Path) -> None:
+    ours = learner(config(small, optimizer={"updates_per_step": 2, "learning_rate": 1e-2}))
+    report = ours.train_step(with_sampler_logprobs(ours, batch(num=8)))
+    assert report.sampler_gap.max_abs < 1e-5
+    assert report.ratio.max > 1.01
+
+
 def test_recomputed_old_logprobs_make_the_first_ratio_one_whatever_the_sampler_says(small: Path) -> None:
     ours = learner(config(small, objective={"old_logprobs": "recomputed", "importance_cap": 1.1}))
     report = ours.train_step(batch(num=8, spread=0.5))
