@@ -39,7 +39,8 @@ def join(
     """Join the default group; returns when every rank is there.
 
     device: "cpu" or "cuda". store: what `open_store` gave, on rank 0; left out there, one is opened on master_port. timeout_s bounds the meeting and
-    each later collective. Raises LearnerError when a rank does not come in time.
+    each later collective. Raises LearnerError when a rank does not come in time; another try then needs a fresh process, since torch numbers the
+    groups that a process ever started and ranks only meet under the same number.
     """
     assert device in BACKENDS
     assert 0 <= rank < world_size
