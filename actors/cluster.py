@@ -68,7 +68,7 @@ def connect(config: Config, *, namespace: str) -> Cluster:
         num_gpus=int(ray.cluster_resources().get("GPU", 0)),
     )
     try:
-        _check_gpus(config, cluster)
+        check_gpus(config, cluster)
     except ConfigError:
         ray.shutdown()
         raise
@@ -79,7 +79,7 @@ def _cpus_asked(config: Config) -> int:
     return config.generators.count + config.verifiers.count + config.learner.ranks
 
 
-def _check_gpus(config: Config, cluster: Cluster) -> None:
+def check_gpus(config: Config, cluster: Cluster) -> None:
     """Refuse more GPUs than there are; a joined cluster may still grow, so there it is a warning."""
     generators = config.generators.count * config.generators.tensor_parallel if cluster.device(config.generators.device) == "cuda" else 0
     learner = config.learner.ranks if cluster.device(config.learner.device) == "cuda" else 0

@@ -50,7 +50,7 @@ class Controller:
         self._cluster = cluster
         self._folder = folder
         self._progress = progress
-        self._fleet = Fleet(config, plan, cluster, checkpoints=str(config.run.store or folder.checkpoints.absolute()))
+        self._fleet = Fleet(config, plan, cluster, checkpoints=str(folder.checkpoints(config.run.store)))
         self._metrics = Registry(role="controller", replica="controller")
         self._service = Service(run=config.run.name, targets=self._targets, status=self._status, registry=self._metrics.collectors)
         self._results: list[EvaluationResult] = []

@@ -39,7 +39,7 @@ def doctor() -> int:
         for finding in check():
             mark = "ok" if finding.is_good else ("MISSING" if finding.is_needed else "absent")
             failed |= finding.is_needed and not finding.is_good
-            console.print(f"{mark:<8}{finding.name:<12}{finding.text}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{mark:<8}{finding.name:<18}{finding.text}", markup=False, highlight=False, soft_wrap=True)
     console.print("a run cannot work here" if failed else "a run can work here", highlight=False)
     return int(failed)
 

@@ -5,8 +5,10 @@ never starts on the next. Called by the generator and by evaluation, from one ev
 """
 
 import asyncio
+import gc
 import logging
 import time
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -52,6 +54,7 @@ class Engine:
         self._restarted: set[str] = set()
         self._watch: StagedWatch | None = None
         self._failure: BaseException | None = None
+        self._is_down = False
 
     @classmethod
     async def start(cls, settings: EngineSettings, *, version: Version = START) -> Self:
@@ -59,7 +62,9 @@ class Engine:
         prepare_environment(settings)
         started = time.monotonic()
         try:
-            llm = await asyncio.to_thread(start_vllm, settings)
+            built: list[AsyncLLM] = []
+            await asyncio.to_thread(start_vllm, settings, built)
+            llm = built.pop()
             await llm.update_weight_version(str(version))
         except Exception as error:
             raise EngineError(f"vLLM did not start on {settings.model}: {error}") from error
@@ -165,13 +170,19 @@ class Engine:
             return time.monotonic() - started
 
     async def shutdown(self) -> None:
-        """End the engine and its processes; requests in flight raise EngineError."""
+        """End the engine and its processes; requests in flight raise EngineError. A second call does nothing."""
+        if self._is_down:
+            return
+        self._is_down = True
         if self._llm.output_handler is not None:
             self._llm.output_handler.cancel()  # else it would report the end of the process as a failure
         self._fail(EngineError("it was shut down"))
         logging.getLogger(VLLM_PROCESS_LOGGER).setLevel(logging.ERROR)  # that it kills is what we ask of it
         await asyncio.to_thread(self._llm.shutdown, SHUTDOWN_S if self._settings.tensor_parallel == 1 else None)
-        self._llm.shutdown = no_second_shutdown  # type: ignore[method-assign]
+        del self._llm
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # vLLM leaves its sockets' context to the collector: now, not while Python ends
+            gc.collect()
 
     async def _swap(self, version: Version) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
@@ -246,15 +257,11 @@ class Engine:
             raise EngineError("the engine's process is gone") from error
 
 
-def no_second_shutdown(timeout: float | None = None) -> None:
-    """Stands in for vLLM's own, which its finalizer would call once more, with noise, while the interpreter ends."""
-
-
-def start_vllm(settings: EngineSettings) -> "AsyncLLM":
-    """Build the engine and its process; blocks until the model is loaded."""
+def start_vllm(settings: EngineSettings, built: "list[AsyncLLM]") -> None:
+    """Put a new engine into `built`; blocks until the model is loaded. Not returned: something keeps these frames, and would keep the engine."""
     from vllm import AsyncEngineArgs
     from vllm.config import WeightTransferConfig
     from vllm.v1.engine.async_llm import AsyncLLM
 
     arguments = AsyncEngineArgs(**engine_arguments(settings), weight_transfer_config=WeightTransferConfig(backend=WEIGHT_ENGINE_NAME))
-    return AsyncLLM.from_engine_args(arguments)
+    built.append(AsyncLLM.from_engine_args(arguments))

@@ -72,7 +72,8 @@ def config(file: Path | None, overrides: Sequence[str]) -> None:
     if overrides:
         raise ConfigError("--set needs a run file to set keys of: firesteel config RUN.toml --set K=V")
     for key in explain():
-        sys.stdout.write(f"{key.name} = {key.default}  # {key.type}: {key.meaning}\n")
+        unit = f" [{key.unit}]" if key.unit else ""
+        sys.stdout.write(f"{key.name} = {key.default}  # {key.type}{unit}: {key.meaning}\n")
 
 
 def _facts(folder: RunFolder) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from actors.rollout_queue import RolloutQueue
 from rlvr.config import Config
 from rlvr.errors import QueueError
 from rlvr.problems import Problem
-from rlvr.records import Rollout, Verdict, Version
+from rlvr.records import Batch, Rollout, Verdict, Version
 from rlvr.step_plan import StepPlanner
 from rlvr.wire import pack, unpack
 
@@ -172,7 +172,7 @@ class QueueService:
 
     async def next_batch(self, step: int, wait_s: float = 0.0) -> bytes | None:
         """The `Batch` of a step; None where it is not complete within wait_s. Raises QueueError where it cannot fill for want of producers."""
-        batch = await _poll(lambda: self._queue.next_batch(step) or self._require_producers(step), self._batches, wait_s)
+        batch = await _poll(lambda: self._batch_or_producers(step), self._batches, wait_s)
         if batch is None:
             return None
         if self._frame[0] != step:
@@ -257,6 +257,13 @@ class QueueService:
         given_back = self._queue.lost(worker)
         self._ring_all()
         return given_back
+
+    def _batch_or_producers(self, step: int) -> Batch | None:
+        """The batch if it is complete; else there must be somebody left who can complete it."""
+        batch = self._queue.next_batch(step)
+        if batch is None:
+            self._require_producers(step)
+        return batch
 
     def _require_producers(self, step: int) -> None:
         slots: Mapping[str, int] = self._queue.counts().slots

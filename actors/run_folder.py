@@ -55,8 +55,8 @@ class RunFolder:
         check_can_create(path)
         try:
             path.mkdir(parents=True)
-            for name in (ROLLOUTS, CHECKPOINTS):
-                (path / name).mkdir()
+            (path / ROLLOUTS).mkdir()
+            cls(path).checkpoints(config.run.store).mkdir(parents=True)
             (path / CONFIG).write_text(dump_config(config), encoding="utf-8")
         except OSError as error:
             raise UserError(f"the run folder {path} cannot be written: {error.strerror}; choose another with --run-dir") from error
@@ -69,9 +69,9 @@ class RunFolder:
             raise UserError(f"{path} is no run folder (it has no {CONFIG}); give the folder that `firesteel run` printed")
         return cls(path)
 
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / CHECKPOINTS
+    def checkpoints(self, store: str) -> Path:
+        """Where the run's checkpoints go: into its folder, or, with run.store, into a folder of the run's name there."""
+        return (Path(store) / self.path.absolute().name if store else self.path.absolute()) / CHECKPOINTS
 
     def append(self, name: str, record: Any) -> None:
         """Add one JSON line to metrics, evaluations or events."""

@@ -19,7 +19,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """One claim. measured: None where this machine cannot test it, with the reason in the record's details. The aim is a least value unless `at_most`."""
+    """One claim; its aim is a least value unless `at_most`. measured: None where this machine cannot test it, the reason in the details."""
 
     claim: str
     measured: float | None

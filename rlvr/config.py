@@ -27,7 +27,7 @@ class RunConfig(Table, frozen=True, kw_only=True):
     checkpoint_every_steps: Annotated[int, Meta(ge=0, description="steps between checkpoints; 0 = only the last")] = 20
     eval_every_steps: Annotated[int, Meta(ge=0, description="steps between evaluations; 0 = only before and after")] = 20
     seed: Annotated[int, Meta(ge=0, le=2**32 - 1, description="seeds sampling, data order and the learner")] = 1
-    store: Annotated[str, Meta(description="folder of the checkpoints; empty = in the run folder")] = ""
+    store: Annotated[str, Meta(description="folder for checkpoints, as NAME/checkpoints, that every learner rank sees; empty = the run folder")] = ""
     deterministic: Annotated[bool, Meta(description="same rollouts and same bits in every run; needs max_staleness 0 and one generator")] = False
     keep_rollouts_gib: Annotated[float, Meta(ge=0.0, description="GiB of rollouts/ kept on disk, the oldest go first")] = 2.0
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from actors.run_folder import EVENTS, RunFolder, check_can_create, default_path
-from rlvr.config import Config
+from rlvr.config import Config, RunConfig
 from rlvr.config_file import load_config
 from rlvr.errors import UserError
 
@@ -54,6 +54,12 @@ def test_the_newest_rollouts_are_kept_even_where_they_alone_are_too_many(tmp_pat
     folder = RunFolder.create(tmp_path / "run", Config())
     folder.write_rollouts(1, b"x" * 100, keep_bytes=10)
     assert [step for step, _ in folder.rollout_files()] == [1]
+
+
+def test_with_a_store_the_checkpoints_go_into_a_folder_of_the_runs_name_there(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", Config(run=RunConfig(store=str(tmp_path / "store"))))
+    assert folder.checkpoints(str(tmp_path / "store")) == tmp_path / "store" / "run" / "checkpoints"
+    assert folder.checkpoints(str(tmp_path / "store")).is_dir()
 
 
 def test_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""Laws of the cluster: more GPUs than there are is refused, and an actor asks for what its settings say."""
+
+import msgspec
+import pytest
+
+from actors.cluster import Cluster, check_gpus, metrics_host, options
+from rlvr.config import Config
+from rlvr.errors import ConfigError
+
+CPU = Cluster(address="a", namespace="n", is_ours=True, num_gpus=0)
+
+
+def config(**tables: dict[str, object]) -> Config:
+    return msgspec.convert(tables, Config)
+
+
+def test_more_gpus_than_there_are_is_refused() -> None:
+    with pytest.raises(ConfigError, match="generators ask for 4 GPUs and the learner for 0, the cluster has 0"):
+        check_gpus(config(generators={"device": "cuda", "count": 2, "tensor_parallel": 2}), CPU)
+    with pytest.raises(ConfigError, match="the learner for 8, the cluster has 8"):
+        check_gpus(config(learner={"ranks": 8}), msgspec.structs.replace(CPU, num_gpus=8))
+
+
+def test_a_split_that_fits_is_taken() -> None:
+    check_gpus(config(generators={"count": 4}, learner={"ranks": 4}), msgspec.structs.replace(CPU, num_gpus=8))
+    check_gpus(config(generators={"count": 9}, learner={"ranks": 9}), CPU)
+
+
+def test_a_joined_cluster_may_still_grow() -> None:
+    check_gpus(config(learner={"device": "cuda"}), msgspec.structs.replace(CPU, is_ours=False))
+
+
+def test_labels_become_a_label_selector_and_no_labels_none() -> None:
+    assert options(name="g", cluster=CPU, labels={"rlvr.io/role": "generator"}, cpus=1)["label_selector"] == {"rlvr.io/role": "generator"}
+    assert "label_selector" not in options(name="g", cluster=CPU, labels={}, cpus=1)
+
+
+def test_metrics_are_found_where_they_are_bound() -> None:
+    assert metrics_host("127.0.0.1") == "127.0.0.1"
