@@ -13,6 +13,7 @@ import random
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -107,6 +108,35 @@ def ask_peer(python: str, rows: Rows) -> tuple[float, list[bool]]:
     return said["seconds"], said["correct"]
 
 
+def under_attack(hostile: Rows) -> dict[str, float]:
+    """Honest comparisons a second through two workers: alone, and while two threads send nothing but hostile rows."""
+    with Verifier(VerifiersConfig(workers=2), RewardConfig(extract="all")) as host:
+        stop, answered = threading.Event(), [0]
+
+        def attack() -> None:
+            while not stop.is_set():
+                answered[0] += len(Verifier(reward=RewardConfig(extract="all"), beside=host).verify_many(as_cases(hostile)))
+
+        honest = as_cases(expressions())
+        alone = rate(Verifier(reward=RewardConfig(extract="all"), beside=host), honest)[0]
+        attackers = [threading.Thread(target=attack) for _ in range(2)]
+        for thread in attackers:
+            thread.start()
+        attacked = rate(Verifier(reward=RewardConfig(extract="all"), beside=host), honest)[0]
+        stop.set()
+        for thread in attackers:
+            thread.join()
+    return {"alone": round(alone, 1), "under_attack": round(attacked, 1), "hostile_answered": answered[0]}
+
+
+def hostile_rows(corpus: Path) -> list[dict[str, object]]:
+    rows = [json.loads(line) for line in corpus.read_text(encoding="utf-8").splitlines()]
+    return [
+        {field: row.get(field) or "".join(text * count for text, count in row.get(f"{field}_parts", [])) for field in ("response", "gold")}
+        for row in rows
+    ]
+
+
 def claim(text: str, measured: float | None, aim: float, unit: str, *, at_most: bool = False) -> dict[str, object]:
     holds = None if measured is None else (measured <= aim if at_most else measured >= aim)
     return {"claim": text, "measured": measured, "aim": aim, "unit": unit, "holds": holds}
@@ -150,7 +180,7 @@ def accuracy_claims(rows: Rows, verdicts: Sequence[Verdict]) -> list[dict[str, o
     ]
 
 
-def run(corpus: Path | None, peer_python: str) -> dict[str, object]:
+def run(corpus: Path | None, peer_python: str, hostile: Path | None) -> dict[str, object]:
     labelled = [json.loads(line) for line in corpus.read_text(encoding="utf-8").splitlines()] if corpus else []
     mixes: dict[str, Rows] = {"integers": integers(), "expressions": expressions()}
     if labelled:
@@ -182,6 +212,7 @@ def run(corpus: Path | None, peer_python: str) -> dict[str, object]:
         "peer_on_labelled": {"plain": accuracy(labelled, peers_word, policy=False), "policy": accuracy(labelled, peers_word, policy=True)}
         if peers_word
         else None,
+        "honest_rows_per_second": under_attack(hostile_rows(hostile)) if hostile else None,
         "workers_lost": stats.kills,
         "forks": stats.forks,
         "mean_seconds_to_a_ready_worker": round(stats.ready_seconds / max(1, stats.forks), 4),
@@ -196,9 +227,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Speed and accuracy of the verifier.")
     parser.add_argument("--corpus", type=Path, default=None, help="labelled rows, JSONL")
     parser.add_argument("--peer-python", default="", help="a Python in which math-verify is installed")
+    parser.add_argument("--hostile", type=Path, default=None, help="hostile rows, JSONL: honest answers are timed under their attack")
     given = parser.parse_args()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # ours and the peer on one core
-    measured = run(given.corpus, given.peer_python)
+    measured = run(given.corpus, given.peer_python, given.hostile)
     claims = measured["claims"]
     assert isinstance(claims, list)
     result = {
@@ -207,6 +239,7 @@ def main() -> None:
         "holds": all(entry["holds"] is not False for entry in claims),
         "command": "python -m benchmarks.verifier"
         + (" --corpus CORPUS" if given.corpus else "")
+        + (" --hostile HOSTILE" if given.hostile else "")
         + (" --peer-python PEER" if given.peer_python else ""),
         "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
