@@ -9,7 +9,7 @@ import re
 from verifier import exact
 from verifier.bounds import is_bounded, is_sound
 from verifier.cursor import NoParse, plain_number
-from verifier.grammar import Parser
+from verifier.grammar import ELLIPSIS, Parser
 from verifier.nodes import Kind, Node
 from verifier.normalise import normalise
 from verifier.tokens import Token, tokenize
@@ -43,7 +43,7 @@ _ALL_REALS = frozenset(
         "any real number",
     )
 )
-_GROUPED = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+\Z")
+_GROUPED = re.compile(r"[1-9][0-9]{0,2}(?:,[0-9]{3}){1,20}\Z")
 _DECIMAL_GOLD = re.compile(r"[+-]?(?:0,[0-9]{3,}|[0-9]{1,3}(?:\.[0-9]{3})+,[0-9]+)\Z")
 _DECIMAL_COMMA = re.compile(r"([+-]?)([0-9]{1,3}(?:\.[0-9]{3})+|[0-9]+),([0-9]+)\Z")
 
@@ -81,7 +81,7 @@ def literal_value(answer: str) -> bool:
     node = parse(answer)
     if node is None:
         return False
-    node = _unsigned(node.items[0] if node.kind in _DECORATED else node)
+    node = _unsigned(node.items[0] if node.kind in _DECORATED or node.kind is Kind.EITHER else node)
     if node.kind is Kind.QUOTIENT:
         return all(_unsigned(item).kind is Kind.NUMBER for item in node.items)
     return node.kind in _LITERALS
@@ -100,6 +100,8 @@ def strip(text: str) -> str:
             text = text[:-1].rstrip("\\").rstrip() if text[-2:-1] == "\\" else text[:-1].rstrip()
         if text.endswith("\\") and not text.endswith("\\\\"):
             text = text[:-1].rstrip()
+        if text.startswith("=") and not text.startswith("=="):
+            text = text[1:].lstrip()
         for opening, closing in _WRAPPERS:
             if len(text) > len(opening) + len(closing) - 1 and text.startswith(opening) and text.endswith(closing):
                 inner = text[len(opening) : -len(closing)]
@@ -143,6 +145,9 @@ def _parse(answer: str) -> Node | None:
     special = _special(text)
     if special is not None:
         return special
+    if _GROUPED.match(text) is not None:
+        parts = text.split(",")
+        return Node(Kind.EITHER, "", (plain_number("".join(parts)), Node(Kind.LIST, ",", tuple(plain_number(part) for part in parts))))
     comma = _decimal_comma(text)
     tokens = tokenize(text)
     if tokens is None:
@@ -153,13 +158,24 @@ def _parse(answer: str) -> Node | None:
         return None
     try:
         node = Parser(_join_thousands(tokens)).whole()
-        if not is_sound(node):
+        node = _without_quantifier(node)
+        if not is_sound(node) or node == ELLIPSIS:
             raise NoParse("sorts")
     except NoParse:
         node = _words(text, tokens)
     if comma is not None:
         return Node(Kind.EITHER, "", (node, comma)) if node.kind is Kind.LIST else comma
     return node
+
+
+def _without_quantifier(node: Node) -> Node:
+    """`..., k \\in \\mathbb{Z}` at the end of a list says over what a name runs, and no more."""
+    if node.kind is not Kind.LIST:
+        return node
+    last = node.items[-1]
+    if last.kind is not Kind.RELATION or last.text != "in" or last.items[0].kind is not Kind.NAME or last.items[1].kind is not Kind.NUMBERS:
+        return node
+    return node.items[0] if len(node.items) == 2 else Node(Kind.LIST, node.text, node.items[:-1])
 
 
 def _special(text: str) -> Node | None:

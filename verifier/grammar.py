@@ -9,8 +9,10 @@ from verifier.nodes import Kind, Node
 from verifier.suffixes import Suffixes
 from verifier.tokens import Token
 
-RELATIONS = frozenset(("=", "!=", "<", "<=", ">", ">=", "in", "~"))
+RELATIONS = frozenset(("=", "!=", "<", "<=", ">", ">=", "in", "~", "==="))
+ELLIPSES = ("\\ldots", "\\dots", "\\cdots")
 _STARTS = frozenset(("number", "name", "word", "upright", "function", "structure", "(", "{", "[", "<<", "{{", "lfloor", "lceil", "$", "."))
+ELLIPSIS = Node(Kind.NAME, "\\ldots")
 _MANY_ARGUMENTS = frozenset(("max", "min", "gcd", "lcm", "mod", "binom"))
 _INVERSES = {
     "sin": "arcsin",
@@ -54,6 +56,9 @@ class Parser(Suffixes):
 
     def relation(self) -> Node:
         """expr {op expr}, each side with its unit."""
+        if self.peek().value in ELLIPSES:
+            self.at += 1
+            return ELLIPSIS
         sides = [self.left_side() or self.ratio()]
         operators: list[str] = []
         while True:
@@ -149,7 +154,7 @@ class Parser(Suffixes):
         token = self.peek()
         if token.kind == "|":
             return self.bars == 0 and not self.no_bar
-        if token.kind not in _STARTS or token.kind == "$" or self.is_unit_at(0) or self.is_unit_fraction():
+        if token.kind not in _STARTS or token.kind == "$" or self.is_quantifier() or self.is_unit_at(0) or self.is_unit_fraction():
             return False
         if token.kind == "word" and token.spaced and (before.kind is Kind.WORD or (before.kind is Kind.NAME and len(token.value) > 2)):
             raise NoParse("words")

@@ -96,7 +96,7 @@ def _value(node: Node, point: Point, is_complex: bool) -> "mpmath.mpf":
         case Kind.NEGATIVE:
             return -parts[0]
         case Kind.POWER:
-            return _power(parts[0], parts[1], node.items[1], is_complex)
+            return _power(parts[0], parts[1], node.items[1])
         case Kind.ROOT:
             return _root(parts[0], parts[1], is_complex)
         case Kind.PERCENT:
@@ -129,12 +129,12 @@ def _divide(above: "mpmath.mpf", below: "mpmath.mpf") -> "mpmath.mpf":
     return above / below
 
 
-def _power(base: "mpmath.mpf", exponent: "mpmath.mpf", tree: Node, is_complex: bool) -> "mpmath.mpf":
+def _power(base: "mpmath.mpf", exponent: "mpmath.mpf", tree: Node) -> "mpmath.mpf":
     if abs(exponent) > _HUGE:
         raise UndefinedValueError
     if base == 0 and mpmath.re(exponent) <= 0:
         raise UndefinedValueError
-    if mpmath.im(base) == 0 and base < 0 and not is_complex:
+    if mpmath.im(base) == 0 and mpmath.re(base) < 0:
         known = exact.value(tree)
         if isinstance(known, Fraction) and known.denominator % 2 == 1 and known.denominator > 1:
             size = (-base) ** exponent

@@ -34,7 +34,15 @@ class Suffixes(Brackets):
             return False
         return self.peek(1).kind == "{" and self.is_unit_at(2) and self.peek(3).kind == "}" and self.peek(4).kind == "{" and self.is_unit_at(5)
 
+    def is_quantifier(self) -> bool:
+        """`(k \\in \\mathbb{Z})` after a value says over what a name runs, and no more."""
+        return self.peek().kind == "(" and self.peek(1).kind == "name" and self.peek(2).kind == "in" and self.peek(3).value == "\\mathbb"
+
     def with_unit(self, node: Node) -> Node:
+        if self.is_quantifier():
+            self.at += 1
+            self.relation()
+            self.expect(")")
         money, self.money = self.money, ""
         unit = money
         if not money and self.peek().kind in _MONEY and node.kind is Kind.NUMBER:

@@ -78,7 +78,7 @@ class _Builder:
     def power(self, base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
         if base.is_zero and not exponent.is_positive:
             raise NotAlgebraicError("power of zero")
-        if base.is_Rational and base.is_negative and exponent.is_Rational and exponent.q % 2 == 1:
+        if base.is_negative and exponent.is_Rational and exponent.q > 1 and exponent.q % 2 == 1:
             size = sympy.Pow(-base, exponent)
             return -size if exponent.p % 2 else size
         return sympy.Pow(base, exponent)
@@ -86,7 +86,7 @@ class _Builder:
     def root(self, radicand: sympy.Expr, index: sympy.Expr) -> sympy.Expr:
         if not index.is_Integer or index < 2:
             raise NotAlgebraicError("index")
-        if radicand.is_number and radicand.is_negative and index % 2 == 1:
+        if radicand.is_negative and index % 2 == 1:
             return -sympy.root(-radicand, index)
         return sympy.root(radicand, index)
 

@@ -8,7 +8,7 @@ import re
 from typing import NamedTuple
 
 from verifier.units import UNITS
-from verifier.vocabulary import FUNCTIONS, GREEK, GREEK_WORDS, MARKED, OPERATORS, SPACES, STRUCTURES, STYLES, UPRIGHT, WRAPPED
+from verifier.vocabulary import ALIASES, FUNCTIONS, GREEK, GREEK_WORDS, MARKED, OPERATORS, SPACES, STRUCTURES, STYLES, UPRIGHT, WRAPPED
 
 MAX_TOKENS = 512
 
@@ -105,7 +105,7 @@ def _command(value: str, spaced: bool) -> Token | None:
     if operator is not None:
         return Token(operator, value, spaced)
     if value in GREEK:
-        return Token("name", value, spaced)
+        return Token("name", ALIASES.get(value, value), spaced)
     function = FUNCTIONS.get(value[1:])
     if value in STRUCTURES or function in ("sqrt", "cbrt", "binom"):
         return Token("structure", value, spaced)

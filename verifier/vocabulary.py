@@ -33,6 +33,8 @@ GREEK = _commands("""
     Delta Gamma Lambda Omega Phi Pi Psi Sigma Theta Upsilon Xi alpha beta chi delta ell epsilon eta gamma hbar iota kappa lambda mu nu omega phi
     pi psi rho sigma tau theta upsilon varepsilon varphi varrho vartheta xi zeta
 """)
+ALIASES = {"\\varphi": "\\phi", "\\varepsilon": "\\epsilon", "\\vartheta": "\\theta", "\\varrho": "\\rho"}
+"""Two shapes of one letter."""
 GREEK_WORDS = _words("""
     alpha beta delta epsilon gamma lambda mu omega phi pi rho sigma tau theta
 """)
