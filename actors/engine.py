@@ -8,7 +8,6 @@ import asyncio
 import gc
 import logging
 import time
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -53,7 +52,7 @@ class Engine:
         self._running: dict[str, RequestOutputCollector] = {}
         self._restarted: set[str] = set()
         self._watch: StagedWatch | None = None
-        self._failure: BaseException | None = None
+        self._failure = ""
         self._is_down = False
 
     @classmethod
@@ -85,8 +84,8 @@ class Engine:
 
     def check(self) -> None:
         """Raise EngineError when the engine has failed or its process is gone."""
-        if self._failure is not None:
-            raise EngineError(f"the engine has failed: {self._failure}") from self._failure
+        if self._failure:
+            raise EngineError(f"the engine has failed: {self._failure}")
         if self._llm.errored:
             raise EngineError("the engine's process is gone")
 
@@ -179,10 +178,9 @@ class Engine:
         self._fail(EngineError("it was shut down"))
         logging.getLogger(VLLM_PROCESS_LOGGER).setLevel(logging.ERROR)  # that it kills is what we ask of it
         await asyncio.to_thread(self._llm.shutdown, SHUTDOWN_S if self._settings.tensor_parallel == 1 else None)
+        close_context(self._llm)
         del self._llm
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # vLLM leaves its sockets' context to the collector: now, not while Python ends
-            gc.collect()
+        gc.collect()  # its finalizer fails, with noise, where it first runs while Python ends
 
     async def _swap(self, version: Version) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
@@ -243,7 +241,7 @@ class Engine:
 
     def _fail(self, error: Exception) -> None:
         """From now on every call raises, and so do those that wait."""
-        self._failure = self._failure or error
+        self._failure = self._failure or str(error) or type(error).__name__
         self._llm.output_processor.propagate_error(EngineError(f"the engine has failed: {self._failure}"))
 
     async def _guarded(self, call: Any) -> Any:
@@ -265,3 +263,10 @@ def start_vllm(settings: EngineSettings, built: "list[AsyncLLM]") -> None:
 
     arguments = AsyncEngineArgs(**engine_arguments(settings), weight_transfer_config=WeightTransferConfig(backend=WEIGHT_ENGINE_NAME))
     built.append(AsyncLLM.from_engine_args(arguments))
+
+
+def close_context(llm: "AsyncLLM") -> None:
+    """End the context of vLLM's sockets: it closes the sockets and leaves the context to the collector, which warns whenever it comes by."""
+    context = getattr(getattr(llm.engine_core, "ctx", None), "_shadow_obj", None)  # the one that the asyncio context stands for
+    if context is not None and not context.closed:
+        context.destroy(linger=0)
