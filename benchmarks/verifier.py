@@ -28,7 +28,7 @@ from verifier.verify import Verifier
 REPEATS = 3
 NUM_INTEGERS, NUM_EXPRESSIONS = 3_000, 300
 AIM_INTEGERS, AIM_EXPRESSIONS, AIM_CACHED = 20.0, 3.0, 200_000.0
-AIM_PLAIN, AIM_POLICY = 0.99, 0.97
+AIM_PLAIN, AIM_POLICY, AIM_UNDER_ATTACK = 0.99, 0.97, 0.25
 PEER = Path(__file__).with_name("verifier_peer.py")
 Rows = Sequence[dict[str, object]]
 
@@ -126,7 +126,7 @@ def under_attack(hostile: Rows) -> dict[str, float]:
         stop.set()
         for thread in attackers:
             thread.join()
-    return {"alone": round(alone, 1), "under_attack": round(attacked, 1), "hostile_answered": answered[0]}
+    return {"alone": round(alone, 1), "under_attack": round(attacked, 1), "share": round(attacked / alone, 3), "hostile_answered": answered[0]}
 
 
 def hostile_rows(corpus: Path) -> list[dict[str, object]]:
@@ -194,11 +194,13 @@ def run(corpus: Path | None, peer_python: str, hostile: Path | None) -> dict[str
     arms = {name: arm for name, (arm, _, _) in measured.items()}
     verdicts, peers_word = measured["labelled"][1:] if labelled else ([], [])
     cached = min(statistics.median(arms[name].cached) for name in ("integers", "expressions"))
+    attacked = under_attack(hostile_rows(hostile)) if hostile else {}
     claims = [
         claim("integers, rows a second against the peer", ratio(arms["integers"]), AIM_INTEGERS, "x"),
         claim("expressions, rows a second against the peer", ratio(arms["expressions"]), AIM_EXPRESSIONS, "x"),
         claim("completions seen before, on one core", round(cached), AIM_CACHED, "rows/s"),
         *accuracy_claims(labelled, verdicts),
+        claim("honest comparisons served under attack, of those served alone", attacked.get("share"), AIM_UNDER_ATTACK, "share"),
     ]
     details = {
         "rows_per_second_one_core": {
@@ -212,12 +214,12 @@ def run(corpus: Path | None, peer_python: str, hostile: Path | None) -> dict[str
         "peer_on_labelled": {"plain": accuracy(labelled, peers_word, policy=False), "policy": accuracy(labelled, peers_word, policy=True)}
         if peers_word
         else None,
-        "honest_rows_per_second": under_attack(hostile_rows(hostile)) if hostile else None,
+        "honest_rows_per_second": attacked,
         "workers_lost": stats.kills,
         "forks": stats.forks,
         "mean_seconds_to_a_ready_worker": round(stats.ready_seconds / max(1, stats.forks), 4),
         "layers": layers,
-        "why_null": [reason for reason in ("" if corpus else "no corpus given", "" if peer_python else "no peer given") if reason],
+        "why_null": [f"no {name} given" for name, given in (("corpus", corpus), ("hostile rows", hostile), ("peer", peer_python)) if not given],
         "load_average": [round(load, 2) for load in os.getloadavg()],
     }
     return {"claims": claims, "details": details}

@@ -124,7 +124,7 @@ class Judging:
         with self._lock:
             self._answers.clear()
             self._texts.clear()
-        for task in tasks:
+        for task in [task for task in tasks if task.settled.done()]:
             fresh = Task(task.question, task.first, task.second)
             fresh.settled.add_done_callback(functools.partial(self._count_misjudged, task.settled.result().kind))
             pool.submit([fresh])

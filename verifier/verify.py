@@ -149,7 +149,7 @@ class Verifier:
         counts = [pool.counts for pool in pools]
         kills: collections.Counter[str] = collections.Counter()
         for each in counts:
-            kills.update(each.losses)
+            kills.update(dict(each.losses))  # a copy: the pool's thread writes
         with self._lock:
             return Stats(
                 kinds=dict(self._kinds),
