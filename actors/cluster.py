@@ -5,7 +5,6 @@ Owns resources, label selectors and the addresses of nodes. Called by the contro
 
 import logging
 import os
-import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -134,12 +133,3 @@ def node_address() -> str:
 def metrics_host(bind: str) -> str:
     """The address under which metrics served on `bind` are found: `bind` itself, or this node's where that means every address."""
     return node_address() if bind in ("0.0.0.0", "::", "") else bind
-
-
-def free_port(host: str) -> int:
-    """A port that was free on `host` a moment ago."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.bind((host, 0))
-        port: int = listener.getsockname()[1]
-        return port

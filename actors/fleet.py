@@ -143,7 +143,7 @@ class Fleet:
         for name, address in zip(names, addresses, strict=True):
             self.targets.append(Target(address=f"{address.metrics_host}:{address.metrics_port}", role="learner", replica=name))
         master = addresses[0]
-        await started(names, [learner.load.remote(master.host, master.free_port) for learner in self.learners])
+        await started(names, [learner.load.remote(master.host, master.store_port) for learner in self.learners])
 
     async def _join_broadcast(self) -> None:
         """One process group of learner rank 0 and every worker of every engine."""

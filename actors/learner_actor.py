@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import ray
+from torch.distributed import TCPStore
 
 from actors import cluster
 from actors.evaluation import is_evaluated
@@ -58,7 +59,8 @@ class RankAddress(msgspec.Struct, frozen=True, kw_only=True):
     """Where one rank lives."""
 
     host: str
-    free_port: int
+    store_port: int
+    """Of the ranks' store, which rank 0 serves; 0 elsewhere."""
     metrics_host: str
     metrics_port: int
 
@@ -76,19 +78,24 @@ class LearnerActor:
         self._metrics = Registry(role="learner", replica=f"learner-{rank}")
         self._learner: Learner | None = None
         self._sender: WeightSender | None = None
+        self._store: TCPStore | None = None
 
     def address(self) -> RankAddress:
-        """This rank's host, a free port on it for the process group, and the port of its metrics."""
+        """This rank's host, the port of the ranks' store, and where its metrics are."""
         host = cluster.node_address()
+        self._store = process_group.open_store(host) if self._rank == 0 else None
         bind = self._config.metrics.bind
         return RankAddress(
-            host=host, free_port=cluster.free_port(host), metrics_host=cluster.metrics_host(bind), metrics_port=self._metrics.serve(bind)
+            host=host,
+            store_port=self._store.port if self._store else 0,
+            metrics_host=cluster.metrics_host(bind),
+            metrics_port=self._metrics.serve(bind),
         )
 
     def load(self, master_host: str, master_port: int) -> None:
         """Join the ranks and load the policy; collective."""
         world_size = self._config.learner.ranks
-        process_group.join(self._rank, world_size, master_host, master_port, self._device)
+        process_group.join(self._rank, world_size, master_host, master_port, self._device, store=self._store)
         self._learner = Learner(self._config, rank=self._rank, world_size=world_size, device=self._device)
 
     def open_broadcast(self) -> tuple[str, int]:

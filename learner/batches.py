@@ -5,7 +5,7 @@ number of forward and backward passes, or a sharded model waits for ever. Called
 Shapes: N rows (rollouts) of the step, K completion tokens of the step, M those of one micro-batch, B its rows, L its padded length.
 """
 
-# ruff: noqa: N815 - a field wears its shape too
+
 
 from dataclasses import dataclass
 

@@ -4,7 +4,7 @@ Owns which terms are on and what each one adds. Called by `learner.learner`; kno
 Shapes: M completion tokens of one micro-batch.
 """
 
-# ruff: noqa: N815 - a field wears its shape too
+
 
 from dataclasses import dataclass
 
