@@ -25,6 +25,7 @@ from verifier.verify import Verifier
 _CHUNK_ROWS = 512
 _CHUNK_BYTES = 16 << 20
 _FIELDS = ("id", "response", "gold")
+_JSON_NAMES = {dict: "an object", list: "an array", str: "a string", int: "a number", float: "a number", bool: "a boolean", type(None): "null"}
 
 
 class CasesReport(msgspec.Struct, frozen=True):
@@ -77,12 +78,12 @@ def _read_row(cases: Path, number: int, line: bytes) -> Unverified | None:
     except (ValueError, RecursionError) as cause:
         raise UserError(f"{cases}, line {number}: not JSON ({cause})") from cause
     if not isinstance(row, dict):
-        raise UserError(f"{cases}, line {number}: a case is an object with {', '.join(_FIELDS)}, not a {type(row).__name__}")
+        raise UserError(f"{cases}, line {number}: a case is an object with {', '.join(_FIELDS)}, got {_JSON_NAMES[type(row)]}")
     for field in _FIELDS:
         if field not in row:
             raise UserError(f"{cases}, line {number}: {field} is missing; a case has {', '.join(_FIELDS)}")
         if not isinstance(row[field], str):
-            raise UserError(f"{cases}, line {number}: {field} is a {type(row[field]).__name__}, a string is needed")
+            raise UserError(f"{cases}, line {number}: {field} has to be a string, got {_JSON_NAMES[type(row[field])]}")
     return Unverified(rollout_id=row["id"], lease_id="", problem_id="", text=row["response"], gold=row["gold"])
 
 

@@ -27,10 +27,12 @@ from verifier.sandbox.tasks import Settled, Task
 
 logger = logging.getLogger(__name__)
 
-_MAX_ANSWERS = 200_000
+_MAX_ANSWERS = 100_000
+_MAX_ANSWER = 512  # characters; longer ones are judged anew, so that hostile text cannot fill the memory
 _MAX_TEXTS = 20_000
 _MAX_TEXT = 2_048  # characters; only completions up to this length are remembered whole
-_MAX_GOLDS = 4_096
+_MAX_GOLDS = 1_024
+_MAX_GOLD = 4_096
 
 Key = tuple[str, str]
 """Extracted answer and gold."""
@@ -106,7 +108,7 @@ class Judging:
             if self._pending.pop(begun.key, None) is not None:
                 self.rules[settled.stage] += 1
                 if not settled.kind.is_ours:
-                    self._answers.put(begun.key, (settled.kind, settled.stage))
+                    self._remember(begun.key, settled.kind, settled.stage)
         return Judgement(settled.kind, begun.key[0], settled.stage, "worker", settled.seconds)
 
     def gold(self, gold: str) -> Node | str:
@@ -115,8 +117,9 @@ class Judging:
             known = self._golds.get(gold)
         if known is None:
             known = _parsed_gold(self._grader, gold)
-            with self._lock:
-                self._golds.put(gold, known)
+            if len(gold) <= _MAX_GOLD:
+                with self._lock:
+                    self._golds.put(gold, known)
         return known
 
     def judge_again(self, tasks: Sequence[Task], pool: Pool) -> None:
@@ -159,8 +162,13 @@ class Judging:
         with self._lock:
             self.rules[rule] += 1
             if remember is not None:
-                self._answers.put(remember, (kind, rule))
+                self._remember(remember, kind, rule)
         return Judgement(kind, answer, rule, "parent", time.perf_counter() - started)
+
+    def _remember(self, key: Key, kind: VerdictKind, rule: str) -> None:
+        """Under the lock."""
+        if len(key[0]) <= _MAX_ANSWER:
+            self._answers.put(key, (kind, rule))
 
     def _count_misjudged(self, before: VerdictKind, again: "Future[Settled]") -> None:
         if again.exception() is None and again.result().kind is not before:

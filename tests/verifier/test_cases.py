@@ -42,11 +42,11 @@ def test_each_row_gets_its_verdict_in_the_same_order(verifier: Verifier, tmp_pat
     "line, reason",
     [
         ("{", "not JSON"),
-        ("[1, 2]", "not a list"),
-        ("17", "not a int"),
+        ("[1, 2]", "got an array"),
+        ("17", "got a number"),
         ('{"id": "a", "response": "b"}', "gold is missing"),
-        ('{"id": "a", "response": null, "gold": "5"}', "response is a NoneType"),
-        ('{"id": 3, "response": "b", "gold": "5"}', "id is a int"),
+        ('{"id": "a", "response": null, "gold": "5"}', "response has to be a string, got null"),
+        ('{"id": 3, "response": "b", "gold": "5"}', "id has to be a string, got a number"),
         ("[" * 100_000, "not JSON"),
     ],
 )

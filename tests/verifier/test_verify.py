@@ -68,6 +68,11 @@ def test_what_was_judged_once_comes_from_the_cache(verifier: Verifier) -> None:
     assert {verdict.stage for verdict in second} == {"cache"}
 
 
+def test_long_answers_are_judged_and_not_remembered(verifier: Verifier) -> None:
+    long = case("1" * 600, "5")
+    assert [verifier.verify_many([long])[0].stage for _ in range(2)] == ["parent", "parent"]
+
+
 def test_equal_answers_of_one_batch_ask_a_worker_once(verifier: Verifier) -> None:
     before = verifier.stats().rules.copy()
     (hard,), kinds = hard_cases([9_102])
