@@ -160,7 +160,9 @@ class Fleet:
         await started(["learner-0"], [self.learners[0].form_broadcast.remote(receivers)])
 
     def _backend(self) -> Backend:
-        """NCCL where both ends are on GPUs."""
+        """As configured; else NCCL where both ends are on GPUs."""
+        if self._config.weights.backend != "auto":
+            return self._config.weights.backend
         devices = (self._cluster.device(self._config.generators.device), self._cluster.device(self._config.learner.device))
         return "nccl" if devices == ("cuda", "cuda") else "gloo"
 

@@ -206,6 +206,7 @@ class QueueConfig(Table, frozen=True, kw_only=True):
 
 class WeightsConfig(Table, frozen=True, kw_only=True):
     deadline_s: Annotated[float, Meta(gt=0.0, description="seconds within which a broadcast must end")] = 60.0
+    backend: Annotated[Literal["auto", "gloo", "nccl"], Meta(description="of the broadcast; auto = nccl where both ends are on GPUs")] = "auto"
 
 
 class MetricsConfig(Table, frozen=True, kw_only=True):

@@ -161,6 +161,12 @@ def _queue(config: Config) -> None:
         raise ConfigError(f'queue.window must be > 0 with queue.order = "window" and 0 otherwise, got {queue.window} with {queue.order!r}')
 
 
+def _weights(config: Config) -> None:
+    ends = (config.generators.device, config.learner.device)
+    if config.weights.backend == "nccl" and "cpu" in ends:
+        raise ConfigError(f"weights.backend = nccl needs GPUs at both ends, generators.device is {ends[0]} and learner.device {ends[1]}; gloo would do")
+
+
 def _verifiers(config: Config) -> None:
     verifiers = config.verifiers
     if verifiers.wall_s < verifiers.cpu_budget_s:
@@ -194,6 +200,7 @@ _RULES: tuple[Callable[[Config], None], ...] = (
     _groups,
     _optimizer,
     _queue,
+    _weights,
     _verifiers,
     _deterministic,
 )

@@ -41,6 +41,7 @@ def parse(text: str) -> Config:
         ("[prompts]\nproblems=['a','b','a']", "names 'a' twice"),
         ("[queue]\nwindow=2", 'queue.window must be > 0 with queue.order = "window" and 0 otherwise'),
         ("[queue]\norder='window'", "queue.window must be > 0"),
+        ("[weights]\nbackend='nccl'\n[learner]\ndevice='cpu'", "needs GPUs at both ends"),
         ("[verifiers]\nwall_s=0.25", "wall_s must be at least verifiers.cpu_budget_s, 0.5, got 0.25"),
         ("[run]\nname='../x'", "run.name names a folder"),
         ("[rollout]\nstop_tokens=['']", "empty string"),
