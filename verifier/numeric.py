@@ -72,7 +72,7 @@ def evaluate(node: Node, point: Point, is_complex: bool) -> "mpmath.mpf":
 
 
 def _value(node: Node, point: Point, is_complex: bool) -> "mpmath.mpf":
-    if node.kind in (Kind.NUMBER, Kind.REPEATING, Kind.MIXED):
+    if node.kind in (Kind.NUMBER, Kind.REPEATING, Kind.MIXED) or (node.kind is Kind.CALL and node.text in ("gcd", "lcm", "mod")):
         known = exact.value(node)
         if not isinstance(known, Fraction):
             raise UndefinedValueError

@@ -59,7 +59,7 @@ def _said_list(node: Node) -> Said:
     names = [part.name for part in parts if part.name is not None]
     if all(name == names[0] for name in names):
         return Said(Node(Kind.LIST, node.text, tuple(part.value for part in parts)), names[0])
-    keyed = sorted(((_label(name), part.value) for name, part in zip(names, parts, strict=True)), key=lambda pair: pair[0])
+    keyed = sorted(((label(name), part.value) for name, part in zip(names, parts, strict=True)), key=lambda pair: pair[0])
     if len({label for label, _ in keyed}) < len(keyed) or node.text == "or":
         return Said(node)
     also = (Node(Kind.LIST, ",", tuple(value for _, value in keyed)),) if len({label.partition("_")[0] for label, _ in keyed}) == 1 else ()
@@ -70,8 +70,8 @@ def _said_list(node: Node) -> Said:
     )
 
 
-def _label(name: Node) -> str:
-    return name.text + "(" + ",".join(_label(item) for item in name.items) + ")" if name.items else name.text
+def label(name: Node) -> str:
+    return name.text + "(" + ",".join(label(item) for item in name.items) + ")" if name.items else name.text
 
 
 def is_name(node: Node) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from verifier import lines
 from verifier.matrices import reduced
 from verifier.nodes import Kind, Node
-from verifier.readings import Said, free_names, has_sign, is_near, said, spread
+from verifier.readings import Said, free_names, has_sign, is_near, label, said, spread
 from verifier.relations import solution_set
 
 Leaf = Callable[[Node, Node], bool | None]
@@ -221,7 +221,7 @@ class Judge:
 
     def conditions(self, answer: Node, gold: Node) -> bool | None:
         if answer.kind is Kind.RELATION and gold.kind is Kind.RELATION:
-            return self.relation(answer, gold)
+            return self.relations(answer, gold)
         if answer.kind is Kind.LIST and gold.kind is Kind.LIST and len(answer.items) == len(gold.items):
             return self.match(answer.items, gold.items)
         return False
@@ -249,17 +249,22 @@ def all_of(results: Iterable[bool | None]) -> bool | None:
 
 def as_ordered(answer: Node, gold: Node) -> tuple[Node, Node] | None:
     """A bare list against values with different names: in the order in which the gold names them."""
-    if answer.kind is not Kind.LIST or gold.kind is not Kind.LIST or len(answer.items) != len(gold.items):
+    if answer.kind is not Kind.LIST or answer.text == "or" or gold.kind is not Kind.LIST or len(answer.items) != len(gold.items):
         return None
     names = [said(item).name for item in gold.items]
-    if None in names or any(item.kind is Kind.RELATION for item in answer.items) or len({str(name) for name in names}) < len(names):
+    if any(item.kind is Kind.RELATION for item in answer.items):
+        return None
+    labels = {label(name) for name in names if name is not None}
+    stems = {each.partition("_")[0] for each in labels}
+    if len(labels) < len(gold.items) or len(stems) == 1:
         return None
     return Node(Kind.TUPLE, "(", answer.items), Node(Kind.TUPLE, "(", tuple(said(item).value for item in gold.items))
 
 
 def candidates(chain: Said) -> tuple[Node, ...]:
-    """What a chain offers to the comparison: its value, and its decimal where it has one."""
-    return (chain.value, *chain.near, *chain.also)
+    """What a chain offers to the comparison: its value, and its decimal where the value is none itself."""
+    near = () if chain.value.kind is Kind.NUMBER else chain.near
+    return (chain.value, *near, *chain.also)
 
 
 def is_equation(node: Node) -> bool:

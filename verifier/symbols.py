@@ -27,7 +27,7 @@ class _Builder:
         self.positive = positive
 
     def build(self, node: Node) -> sympy.Expr:
-        if node.kind in (Kind.NUMBER, Kind.REPEATING, Kind.MIXED):
+        if node.kind in (Kind.NUMBER, Kind.REPEATING, Kind.MIXED) or (node.kind is Kind.CALL and node.text in ("gcd", "lcm", "mod")):
             return self.rational(node)
         if node.kind is Kind.NAME:
             return self.name(node.text)
