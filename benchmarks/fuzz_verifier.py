@@ -9,8 +9,9 @@ import json
 import random
 import sys
 import time
+from typing import get_args
 
-from rlvr.config import RewardConfig, VerifiersConfig
+from rlvr.config import Grader, RewardConfig, VerifiersConfig
 from rlvr.records import Unverified
 from verifier.verify import Verifier
 
@@ -35,17 +36,17 @@ def invented(draw: random.Random) -> str:
     return rf"so \boxed{{{text}}}" if draw.random() < 0.8 else text
 
 
-def is_slow(verifier: Verifier, case: Unverified, seconds: float) -> bool:
+def is_slow(verifier: Verifier, rules: RewardConfig, case: Unverified, seconds: float) -> bool:
     """True when the parent takes too long again and again: once may be the machine."""
     for _ in range(2):
         if seconds <= MAX_PARENT_S:
             return False
-        (again,) = Verifier(reward=RewardConfig(extract="all"), beside=verifier).verify_many([case])
+        (again,) = Verifier(reward=rules, beside=verifier).verify_many([case])
         seconds = again.seconds
     return seconds > MAX_PARENT_S
 
 
-def fuzz(verifier: Verifier, *, seconds: float, seed: int) -> tuple[int, list[str]]:
+def fuzz(verifier: Verifier, rules: RewardConfig, *, seconds: float, seed: int) -> tuple[int, list[str]]:
     """How many texts were judged, and what went wrong with which."""
     draw, faults, count = random.Random(seed), [], 0
     deadline = time.monotonic() + seconds
@@ -53,7 +54,7 @@ def fuzz(verifier: Verifier, *, seconds: float, seed: int) -> tuple[int, list[st
         cases = [Unverified(rollout_id="r", lease_id="l", problem_id="p", text=invented(draw), gold=draw.choice(GOLDS)) for _ in range(BATCH)]
         lost = sum(verifier.stats().kills.values())
         for case, verdict in zip(cases, verifier.verify_many(cases), strict=True):
-            if verdict.kind.is_ours or (verdict.stage == "parent" and is_slow(verifier, case, verdict.seconds)):
+            if verdict.kind.is_ours or (verdict.stage == "parent" and is_slow(verifier, rules, case, verdict.seconds)):
                 faults.append(f"{verdict.kind} in {verdict.seconds:.3f} s: {json.dumps(case.text)} against {case.gold}")
         if sum(verifier.stats().kills.values()) > lost:
             faults.append(f"a worker was lost ({verifier.stats().kills}) by one of {json.dumps([case.text for case in cases])}")
@@ -65,9 +66,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Fuzz the verifier.")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--grader", choices=get_args(Grader), default="firesteel")
     given = parser.parse_args()
-    with Verifier(VerifiersConfig(workers=1), RewardConfig(extract="all")) as verifier:
-        count, faults = fuzz(verifier, seconds=given.seconds, seed=given.seed)
+    rules = RewardConfig(extract="all", grader=given.grader)
+    with Verifier(VerifiersConfig(workers=1), rules) as verifier:
+        count, faults = fuzz(verifier, rules, seconds=given.seconds, seed=given.seed)
         kinds = verifier.stats().kinds
     print(json.dumps({"seed": given.seed, "texts": count, "kinds": kinds, "faults": len(faults)}))
     for fault in faults[:20]:

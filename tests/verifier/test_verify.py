@@ -191,6 +191,20 @@ def test_an_evaluation_may_use_another_grader() -> None:
     assert Verifier(reward=RewardConfig(grader="qwen25_math")).verify_many([roughly])[0].kind is VerdictKind.CORRECT
 
 
+def test_a_verifier_holds_no_descriptor_before_its_start_nor_after_its_end() -> None:
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before = descriptors()
+    verifier = Verifier()
+    assert descriptors() == before
+    with verifier:
+        assert descriptors() > before
+    assert descriptors() == before
+    Verifier().close()
+    assert descriptors() == before
+
+
 def test_a_verifier_that_was_not_started_says_so_where_it_needs_a_worker() -> None:
     with pytest.raises(SandboxError, match="not started"):
         Verifier().verify_many(hard_cases([0])[0])

@@ -30,11 +30,12 @@ class Pool:
         self._is_over = False
         self._gate = threading.Lock()  # between those who submit and the end of the thread
         self._ready: concurrent.futures.Future[tuple[int, ...]] = concurrent.futures.Future()
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bell = -1
         self._thread = threading.Thread(target=self._run, name="verifier-sandbox", daemon=True)
 
     def start(self) -> tuple[int, ...]:
         """Wait for the first worker; returns its errnos by `lock.LAYERS`. Raises UserError or SandboxError when none can be had."""
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._thread.start()
         return self._ready.result()
 
@@ -50,10 +51,11 @@ class Pool:
         """End every process of the pool; tasks that wait get SandboxError."""
         with self._gate:
             self._is_closing = True
+            if self._thread.ident is None:
+                return
             if not self._is_over:
                 os.eventfd_write(self._bell, 1)
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._thread.join()
 
     @property
     def pids(self) -> tuple[int, ...]:
