@@ -164,7 +164,7 @@ def _queue(config: Config) -> None:
 def _weights(config: Config) -> None:
     ends = (config.generators.device, config.learner.device)
     if config.weights.backend == "nccl" and "cpu" in ends:
-        raise ConfigError(f"weights.backend = nccl needs GPUs at both ends, generators.device is {ends[0]} and learner.device {ends[1]}; gloo would do")
+        raise ConfigError(f"weights.backend = nccl needs GPUs at both ends; generators.device is {ends[0]}, learner.device {ends[1]}: use gloo")
 
 
 def _verifiers(config: Config) -> None:
