@@ -10,11 +10,23 @@ from mpmath import mp
 
 from verifier import compare, exact, logarithms, numeric, proofs
 from verifier.compare import Decision
-from verifier.nodes import Kind, Node
+from verifier.nodes import Kind, Node, encode
 from verifier.readings import free_names
-from verifier.shapes import Judge, any_of
+from verifier.shapes import Judge, all_of, any_of
 from verifier.symbols import NotAlgebraicError
 
+_UNPROVABLE = (
+    NotAlgebraicError,
+    exact.OutOfBoundsError,
+    RecursionError,
+    ArithmeticError,
+    LookupError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+    AttributeError,
+)
+"""What sympy and mpmath raise on trees that they do not know how to treat: neither refuted nor proven."""
 _FLIPPED = {">": "<", ">=": "<="}
 
 
@@ -22,7 +34,7 @@ def decide(answer: Node, gold: Node) -> Decision:
     """The verdict on two trees. Deterministic; whatever the budget interrupts is for the caller to call undecided."""
     try:
         result = _JUDGE.equal(answer, gold)
-    except (NotAlgebraicError, exact.OutOfBoundsError, RecursionError):
+    except _UNPROVABLE:
         result = None
     if result is None:
         return Decision("undecided", "worker")
@@ -104,13 +116,17 @@ def _mentions_i(node: Node) -> bool:
 
 
 def _applied_alike(answer: Node, gold: Node) -> tuple[Node, Node]:
-    """f(x) is a function if both sides apply f; otherwise f times x."""
+    """f(x) is a function where the gold applies f, or to one letter or number; h(a+b) may be a product where only one side writes it so."""
     mine, theirs = _applied(answer), _applied(gold)
-    if mine == theirs:
-        return answer, gold
-    if not mine or not theirs:
+    if (mine and not theirs) or (theirs and not mine and not _is_atomic(gold)):
         return _as_product(answer), _as_product(gold)
     return answer, gold
+
+
+def _is_atomic(node: Node) -> bool:
+    """True if some name is applied to one letter or number: no product is written like this."""
+    applied = node.kind is Kind.APPLY and (len(node.items) > 1 or not node.items[0].items)
+    return applied or any(_is_atomic(item) for item in node.items)
 
 
 def _applied(node: Node) -> set[str]:
@@ -129,6 +145,8 @@ def _as_product(node: Node) -> Node:
 
 def _relation(answer: Node, gold: Node) -> bool | None:
     """Both moved to one side: the quotient of the two is a constant, and positive where a direction counts."""
+    if not free_names(answer) and not free_names(gold):
+        return answer.text == gold.text and all_of(equal_scalars(one, two) for one, two in zip(answer.items, gold.items, strict=True))
     mine, theirs = _directed(answer), _directed(gold)
     if [operator for operator, _ in mine] != [operator for operator, _ in theirs]:
         return False
@@ -150,7 +168,10 @@ def _directed(node: Node) -> list[tuple[str, Node]]:
 
 
 def _proportional(answer: Node, gold: Node, operator: str) -> bool | None:
+    answer, gold = _opaque(answer), _opaque(gold)
     names = sorted(free_names(answer) | free_names(gold))
+    if not names:
+        return equal_scalars(answer, gold)
     for point in numeric.points(names):
         try:
             with mp.workdps(60):
@@ -164,6 +185,14 @@ def _proportional(answer: Node, gold: Node, operator: str) -> bool | None:
         here = {name: _fraction(value) for name, value in point.items()}
         return equal_scalars(Node(Kind.PRODUCT, "", (answer, _at(gold, here))), Node(Kind.PRODUCT, "", (gold, _at(answer, here))))
     return None
+
+
+def _opaque(node: Node) -> Node:
+    """Unknown values as unknowns: f(2) in a relation is a name like any other."""
+    items = tuple(_opaque(item) for item in node.items)
+    if node.kind is Kind.APPLY:
+        return Node(Kind.NAME, f"{node.text} {encode(Node(node.kind, node.text, items)).hex()}")
+    return Node(node.kind, node.text, items)
 
 
 def _fraction(value: Fraction) -> Node:

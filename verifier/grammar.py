@@ -188,6 +188,8 @@ class Parser(Suffixes):
                 if self.peek().kind == "!":
                     raise NoParse("double factorial")
                 node = Node(Kind.CALL, "factorial", (node,))
+            elif token.kind in ("%", "deg") and node.kind in (Kind.PERCENT, Kind.DEGREE):
+                raise NoParse("two signs")
             elif token.kind == "%":
                 self.at += 1
                 node = Node(Kind.PERCENT, "", (node,))
@@ -249,6 +251,8 @@ class Parser(Suffixes):
         if power is not None and power == Node(Kind.NEGATIVE, "", (Node(Kind.NUMBER, "1"),)) and name in _INVERSES:
             name, power = _INVERSES[name], None
         arguments = self.function_arguments(name)
+        if name in ("binom", "mod") and len(arguments) != 2:
+            raise NoParse("arguments")
         node = Node(Kind.CALL, name, arguments) if base is None else Node(Kind.CALL, "logb", (*arguments, base))
         return node if power is None else Node(Kind.POWER, "", (node, power))
 
