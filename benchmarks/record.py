@@ -38,7 +38,7 @@ def write(name: str, claims: Sequence[Claim], *, command: str, details: Mapping[
     """Write NAME.json into `folder`; returns the same as one line of JSON. A claim that could not be tested does not count against the whole."""
     record = {
         "name": name,
-        "claims": [{"claim": c.claim, "measured": c.measured, "aim": c.aim, "unit": c.unit, "at_most": c.at_most, "holds": c.holds} for c in claims],
+        "claims": [{"claim": c.claim, "measured": c.measured, "aim": c.aim, "unit": c.unit, "holds": c.holds} for c in claims],
         "holds": bool(claims) and all(claim.holds is not False for claim in claims),
         "command": command,
         "commit": commit(),

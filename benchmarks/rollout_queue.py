@@ -4,22 +4,17 @@ The claim: the queue is no bottleneck for millions of rollouts. `python -m bench
 benchmarks/results/rollout_queue.json.
 """
 
-import datetime
-import json
 import os
-import platform
-import statistics
-import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
+from statistics import median
 
-import msgspec
 import numpy as np
 import ray
 
 from actors.queue_actor import QueueActor
 from actors.queue_service import QueueSetup, build_queue
+from benchmarks.record import Claim, write
 from rlvr.config import Config, PromptsConfig, RolloutConfig, RunConfig
 from rlvr.problems import Problem
 from rlvr.records import (
@@ -111,15 +106,6 @@ def through_the_actor() -> float:
     return rate
 
 
-def claim(text: str, rates: list[float], aim: float) -> dict[str, object]:
-    measured = statistics.median(rates)
-    return {"claim": text, "measured": round(measured, 1), "aim": aim, "unit": "rollouts/s", "holds": measured >= aim}
-
-
-def output_of(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
 def main() -> None:
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     arms: dict[str, Callable[[], float]] = {"class": through_the_class, "actor": through_the_actor}
@@ -129,30 +115,17 @@ def main() -> None:
             rates[name].append(arm())
     ray.shutdown()
     claims = [
-        claim("the plain queue takes a rollout from lease to batch", rates["class"], AIM_PLAIN),
-        claim("its Ray actor does, one caller, each call waited for", rates["actor"], AIM_ACTOR),
+        Claim(claim="the plain queue takes a rollout from lease to batch", measured=median(rates["class"]), aim=AIM_PLAIN, unit="rollouts/s"),
+        Claim(claim="its Ray actor does, one caller, each call waited for", measured=median(rates["actor"]), aim=AIM_ACTOR, unit="rollouts/s"),
     ]
-    result = {
-        "name": "rollout_queue",
-        "claims": claims,
-        "holds": all(entry["holds"] for entry in claims),
-        "command": "python -m benchmarks.rollout_queue",
-        "commit": output_of("git", "rev-parse", "--short", "HEAD"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "details": {
-            "rates": {name: [round(rate, 1) for rate in of_arm] for name, of_arm in rates.items()},
-            "tokens_per_rollout": NUM_TOKENS,
-            "rollouts_per_step": ROLLOUTS_PER_STEP,
-            "rollouts_per_call": PIECE,
-            "load_average": [round(load, 2) for load in os.getloadavg()],
-        },
+    details = {
+        "rates": {name: [round(rate, 1) for rate in of_arm] for name, of_arm in rates.items()},
+        "tokens_per_rollout": NUM_TOKENS,
+        "rollouts_per_step": ROLLOUTS_PER_STEP,
+        "rollouts_per_call": PIECE,
+        "load_average": [round(load, 2) for load in os.getloadavg()],
     }
-    line = msgspec.json.encode(result).decode()
-    folder = Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
-    (folder / "rollout_queue.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(line)
+    print(write("rollout_queue", claims, command="python -m benchmarks.rollout_queue", details=details))
 
 
 if __name__ == "__main__":

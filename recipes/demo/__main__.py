@@ -16,14 +16,16 @@ from typing import Any
 from rich.console import Console
 
 from actors.run_folder import RunFolder
+from benchmarks import record
+from benchmarks.record import Claim
 from recipes.demo import report
 from recipes.demo.child import call
 from recipes.demo.controls import ARMS, ONE_SHOT, Arm
 from recipes.demo.recipe import Recipe, base_folder
-from recipes.demo.results import Claim, Result, as_details, control_claims, one_shot_claims, read_result, worst
+from recipes.demo.results import Result, as_details, control_claims, one_shot_claims, read_result, worst
 from rlvr.errors import UserError
 
-RUN_FILE = report.ROOT / "recipes" / "demo.toml"
+RUN_FILE = record.ROOT / "recipes" / "demo.toml"
 INTERRUPTED = 130
 
 
@@ -110,7 +112,7 @@ def run_seeds(seeds: list[int], folder: Path, console: Console) -> bool:
     console.print(f"worst: {lowest.label}, {lowest.after:.1f} after {lowest.before:.1f}", highlight=False)
     details: dict[str, Any] = {"worst": lowest.label, "runs": [as_details(result) for result in results]}
     write_benchmark("demo_seeds", claims, details, console)
-    (report.RESULTS / "demo_seeds.md").write_text(report.markdown(results) + f"\nThe worst is {lowest.label}.\n", encoding="utf-8")
+    (record.RESULTS / "demo_seeds.md").write_text(report.markdown(results) + f"\nThe worst is {lowest.label}.\n", encoding="utf-8")
     return holds
 
 
@@ -131,7 +133,8 @@ def conclude(title: str, results: list[Result], claims: list[Claim], console: Co
 
 
 def write_benchmark(name: str, claims: list[Claim], details: dict[str, Any], console: Console) -> None:
-    line = report.write_benchmark(name, claims, shlex.join(["python", "-m", "recipes.demo", *sys.argv[1:]]), details, folder=report.RESULTS)
+    command = shlex.join(["python", "-m", "recipes.demo", *sys.argv[1:]])
+    line = record.write(name, claims, command=command, details=details, folder=record.RESULTS)
     console.out(line, highlight=False)
 
 
@@ -158,7 +161,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
     console = Console()
-    runs = report.ROOT / "runs"
+    runs = record.ROOT / "runs"
     try:
         if options.seeds:
             holds = run_seeds(options.seeds, options.run_dir or runs / "demo-seeds", console)

@@ -3,23 +3,14 @@
 Owns the layout. Called by `recipes.demo`; decides nothing.
 """
 
-import json
-import os
-import platform
-import subprocess
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
-import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from recipes.demo.results import Claim, Result, points
+from benchmarks.record import Claim
+from recipes.demo.results import Result, points
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "benchmarks" / "results"
 NOT_MEASURED = "—"
 
 
@@ -85,37 +76,3 @@ def markdown(results: Sequence[Result]) -> str:
     lines = ["| run | " + " | ".join(name for name, _ in columns[0]) + " |", "|---" * (len(columns[0]) + 1) + "|"]
     lines += [f"| {result.label} | " + " | ".join(value for _, value in column) + " |" for result, column in zip(results, columns, strict=True)]
     return "\n".join(lines) + "\n"
-
-
-def write_benchmark(name: str, claims: Sequence[Claim], command: str, details: dict[str, Any], *, folder: Path) -> str:
-    """Write NAME.json into `folder` and return the same as one line of JSON."""
-    record = {
-        "name": name,
-        "claims": msgspec.to_builtins(list(claims)),
-        "holds": bool(claims) and all(claim.holds for claim in claims),
-        "command": command,
-        "commit": _commit(),
-        "machine": _machine(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "details": details,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return json.dumps(record, ensure_ascii=False)
-
-
-def _commit() -> str:
-    """The commit of the tree, marked where files differ from it; `unknown` outside a clone."""
-    found = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
-
-
-def _machine() -> str:
-    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{_cpu()}, {len(os.sched_getaffinity(0))} cores, {memory_gib:.0f} GiB, Python {platform.python_version()}"
-
-
-def _cpu() -> str:
-    cpu_info = Path("/proc/cpuinfo")
-    lines = cpu_info.read_text(encoding="utf-8").splitlines() if cpu_info.is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

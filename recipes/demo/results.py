@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.record import Claim
 from recipes.demo.controls import FORMAT_ONLY, NO_CARRY, ONE_SHOT, SIXTEEN_SHOT, WRONG_LABEL
 from rlvr.errors import UserError
 
@@ -94,16 +95,6 @@ class Result:
         return max([self.before, self.after, *(points(each.accuracy) for each in self.heldout)])
 
 
-class Claim(msgspec.Struct, frozen=True):
-    """One thing that is asserted: `measured` against `aim`, which the sentence calls a least or a most."""
-
-    claim: str
-    measured: float
-    aim: float
-    unit: str
-    holds: bool
-
-
 def points(share: float | None) -> float:
     """A fraction as points, to the tenth."""
     return float("nan") if share is None else round(100 * share, 1)
@@ -126,11 +117,11 @@ def read_result(run_dir: Path, label: str) -> Result | None:
 
 
 def at_least(claim: str, measured: float, aim: float) -> Claim:
-    return Claim(f"{claim}, at least", round(measured, 1), aim, "points", round(measured, 1) >= aim)
+    return Claim(claim=f"{claim}, at least", measured=round(measured, 1), aim=aim, unit="points")
 
 
 def at_most(claim: str, measured: float, aim: float) -> Claim:
-    return Claim(f"{claim}, at most", round(measured, 1), aim, "points", round(measured, 1) <= aim)
+    return Claim(claim=f"{claim}, at most", measured=round(measured, 1), aim=aim, unit="points", at_most=True)
 
 
 def one_shot_claims(one_shot: Result) -> list[Claim]:

@@ -13,8 +13,8 @@ import pytest
 from demo_runs import CONTROLS, write_run
 
 from actors.run_folder import RunAddress, RunFolder
+from benchmarks import record
 from recipes.demo import __main__ as demo
-from recipes.demo import report
 from recipes.demo.controls import ARMS, WRONG_LABEL
 
 FINISHED = dict(CONTROLS)
@@ -36,7 +36,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
     for seed in range(5):
         (tmp_path / f"base-{seed}").mkdir()
     monkeypatch.setattr(demo, "base_folder", lambda recipe: tmp_path / f"base-{recipe.seed}")
-    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
     return commands
 
 
@@ -45,7 +45,7 @@ def test_the_demo_starts_one_run_with_its_seed_and_base_and_succeeds(
 ) -> None:
     assert demo.main(["--seed", "3", "--run-dir", str(tmp_path / "demo")]) == 0
     (command,) = started
-    assert command[1:3] == ["run", str(report.ROOT / "recipes" / "demo.toml")]
+    assert command[1:3] == ["run", str(record.ROOT / "recipes" / "demo.toml")]
     assert {f"model.policy={tmp_path / 'base-3'}", "run.seed=3"} <= set(command)
     printed = capsys.readouterr().out
     assert "held-out after" in printed
@@ -154,7 +154,7 @@ asked.wait(30)
 sys.exit(130)
 """
     demo_process = f"import sys; from recipes.demo.child import call; sys.exit(call([sys.executable, '-c', {run!r}]))"
-    with subprocess.Popen([sys.executable, "-c", demo_process], cwd=report.ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([sys.executable, "-c", demo_process], cwd=record.ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)

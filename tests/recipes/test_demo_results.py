@@ -9,6 +9,7 @@ import pytest
 from demo_runs import CONTROLS, summary_of, write_run
 from rich.console import Console
 
+from benchmarks.record import write
 from recipes.demo import report
 from recipes.demo.results import Result, Summary, control_claims, one_shot_claims, read_result, worst
 from rlvr.errors import UserError
@@ -105,7 +106,7 @@ def test_a_results_file_holds_only_where_every_claim_does(tmp_path: Path) -> Non
     good = one_shot_claims(result_of(tmp_path, "seed 0", 37.5, 97.5))
     bad = one_shot_claims(result_of(tmp_path, "seed 1", 37.5, 60.0))
     for name, claims, holds in (("good", good, True), ("bad", good + bad, False), ("none", [], False)):
-        line = report.write_benchmark(name, claims, "python -m recipes.demo", {}, folder=tmp_path / "results")
+        line = write(name, claims, command="python -m recipes.demo", details={}, folder=tmp_path / "results")
         record = json.loads((tmp_path / "results" / f"{name}.json").read_text())
         assert json.loads(line) == record
         assert record["holds"] is holds
