@@ -2,7 +2,8 @@
 SHELL := /bin/bash
 VENV ?= .venv
 PY := $(VENV)/bin/python
-DEVICE ?= cpu
+# A .venv keeps its device until another one is named; one of the verifier alone can run neither demo nor tests.
+DEVICE ?= $(or $(filter cpu gpu,$(shell cat $(VENV)/firesteel.device 2>/dev/null)),cpu)
 SEED ?= 0
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED := 0

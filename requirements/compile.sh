@@ -14,4 +14,4 @@ compile() {
 export UV_FIND_LINKS="${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}}"
 compile requirements/cpu.lock --extra cpu --extra dev --extra build
 compile requirements/verifier.lock --extra verifier --extra build
-UV_FIND_LINKS='' compile requirements/gpu.lock --extra gpu --extra build
+UV_FIND_LINKS='' compile requirements/gpu.lock --extra gpu --extra dev --extra build

