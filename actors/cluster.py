@@ -5,7 +5,7 @@ Owns resources, label selectors and the addresses of nodes. Called by the contro
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -49,7 +49,7 @@ def connect(config: Config, *, namespace: str) -> Cluster:
     logical: dict[str, Any] = {} if joined else {"num_cpus": max(os.cpu_count() or 1, _cpus_asked(config)), "include_dashboard": False}
     try:
         context: Any = ray.init(
-            address=joined or None,
+            address=joined or "local",
             namespace=namespace,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -68,6 +68,7 @@ def connect(config: Config, *, namespace: str) -> Cluster:
     )
     try:
         check_gpus(config, cluster)
+        check_labels(config, cluster, [node["Labels"] for node in ray.nodes() if node["Alive"]])
     except ConfigError:
         ray.shutdown()
         raise
@@ -75,13 +76,15 @@ def connect(config: Config, *, namespace: str) -> Cluster:
 
 
 def _cpus_asked(config: Config) -> int:
-    return config.generators.count + config.verifiers.count + config.learner.ranks
+    return config.generators.count + config.verifiers.count * config.verifiers.workers + config.learner.ranks
 
 
 def check_gpus(config: Config, cluster: Cluster) -> None:
     """Refuse more GPUs than there are; a joined cluster may still grow, so there it is a warning."""
     generators = config.generators.count * config.generators.tensor_parallel if cluster.device(config.generators.device) == "cuda" else 0
     learner = config.learner.ranks if cluster.device(config.learner.device) == "cuda" else 0
+    if config.weights.backend == "nccl" and not (generators and learner):
+        raise ConfigError("weights.backend = nccl needs generators and learner on GPUs, this cluster has none for both; use gloo or auto")
     if generators + learner <= cluster.num_gpus:
         return
     message = (
@@ -91,6 +94,20 @@ def check_gpus(config: Config, cluster: Cluster) -> None:
     if cluster.is_ours:
         raise ConfigError(message)
     logger.warning("%s; waiting for the cluster to grow", message)
+
+
+def check_labels(config: Config, cluster: Cluster, nodes: Sequence[Mapping[str, str]]) -> None:
+    """Refuse a label selector that no node of our own Ray can ever match; a joined cluster may still bring such a node."""
+    for table, labels in (("generators", config.generators.labels), ("verifiers", config.verifiers.labels), ("learner", config.learner.labels)):
+        if any(all(node.get(name) == value for name, value in labels.items()) for node in nodes):
+            continue
+        wanted = ", ".join(f"{name}={value}" for name, value in labels.items())
+        message = (
+            f"{table}.labels: no node is labelled {wanted}; start Ray's nodes with `ray start --labels={wanted.replace(' ', '')}` and set RAY_ADDRESS"
+        )
+        if cluster.is_ours:
+            raise ConfigError(message)
+        logger.warning("%s; waiting for such a node", message)
 
 
 def spawn(actor: type, *arguments: Any, **options: Any) -> Any:

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import signal
-import time
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Iterator
@@ -20,24 +19,25 @@ from typing import Any
 import msgspec
 
 from actors.cluster import Cluster
-from actors.evaluation import TRAIN_SET, EvaluationResult, EvaluationRun, as_unverified, is_evaluated, results
+from actors.evaluation import TRAIN_SET, EvaluationResult, EvaluationRun, as_unverified, headline_set, is_evaluated, results
 from actors.fleet import Fleet, first_error, outcome
 from actors.learner_actor import Published, StepResult
 from actors.prepare import Plan
 from actors.progress import RunProgress
-from actors.queue_records import QueueCounts
+from actors.run_facts import RunFacts
 from actors.run_folder import EVALUATIONS, METRICS, SUMMARY, RunAddress, RunFolder
 from actors.service import Service, Target
-from actors.summary import ProcessSummary, RolloutSummary, SecondsSummary, Summary, WeightSummary
+from actors.summary import ProcessSummary, Summary
 from rlvr import wire
 from rlvr.config import Config
-from rlvr.errors import ActorError, FiresteelError
+from rlvr.errors import ActorError, FiresteelError, UserError
 from rlvr.metrics import EvalSplit, Registry
 from rlvr.records import Verdict
 
 logger = logging.getLogger(__name__)
 
 NEWS_WAIT_S = 0.5
+LAST_WORD_S = 15.0
 FINISHED, INTERRUPTED, FAILED = "finished", "interrupted", "failed"
 
 
@@ -53,62 +53,67 @@ class Controller:
         self._fleet = Fleet(config, plan, cluster, checkpoints=str(folder.checkpoints(config.run.store)))
         self._metrics = Registry(role="controller", replica="controller")
         self._service = Service(run=config.run.name, targets=self._targets, status=self._status, registry=self._metrics.collectors)
-        self._results: list[EvaluationResult] = []
-        self._published: list[Published] = []
-        self._steps = 0
-        self._rate = 0.0
-        self._began = self._trained_from = self._trained_to = time.monotonic()
-        self._stopped = FAILED
+        self._facts = RunFacts(config.run.name, headline_set=headline_set(plan.evaluation))
+        self._state = "starting"
         self._interrupted = asyncio.Event()
 
     async def run(self) -> Summary:
-        """Start everything, train, evaluate, end everything. Raises UserError where the metrics port is taken."""
-        await self._service.start(self._config.metrics.bind, self._config.metrics.port)
-        self._announce()
-        error: str | None = None
-        try:
-            with self._signals():
-                await self._work()
-        except* Exception as group:  # noqa: BLE001 - whatever ends a run is in its summary, and in failure.txt whole
-            error = self._failure(group)
-        if error is not None:
-            self._stopped = FAILED
-        try:
-            summary = await self._summarise(error)
-            self._folder.write_json(SUMMARY, summary)
-            self._folder.event(self._stopped, error=error)
-        finally:
-            await self._fleet.stop()
-            await self._service.stop()
-        return summary
+        """Start everything, train, evaluate, end everything. Raises UserError, the folder taken away, for what only an actor could find wrong."""
+        with self._signals():
+            try:
+                await self._service.start(self._config.metrics.bind, self._config.metrics.port)
+                self._announce()
+                stopped, error = await self._work_to_the_end()
+                return await self._write_summary(stopped, error)
+            finally:
+                await self._fleet.stop()
+                await self._service.stop()
 
-    def _failure(self, group: ExceptionGroup[Exception]) -> str:
-        """The sentence of a failed run; the whole traceback goes to the run folder."""
-        first = first_error(group)
-        self._folder.write_failure("".join(traceback.format_exception(group)))
+    async def _work_to_the_end(self) -> tuple[str, str | None]:
+        """How the run stopped, and the sentence of its error."""
+        try:
+            return await self._work(), None
+        except Exception as error:  # noqa: BLE001 - whatever ends a run is in its summary, and in failure.txt whole
+            return FAILED, self._failure(error)
+
+    def _failure(self, error: Exception) -> str:
+        """The sentence of a failed run; the whole traceback goes to the run folder. A user's mistake that ended the start is raised as that."""
+        first = first_error(error)
+        if isinstance(first, UserError) and not self._facts.has_stood:
+            self._folder.remove()
+            raise first
+        with contextlib.suppress(OSError):  # a full disk must not hide why the run failed
+            self._folder.write_failure("".join(traceback.format_exception(error)))
         return str(first) if isinstance(first, FiresteelError) else f"{type(first).__name__}: {first}"
 
-    async def _work(self) -> None:
-        self._say("starting: queue, verifiers, generators, learner")
-        starting = asyncio.ensure_future(self._fleet.start())
-        if not await self._unless_interrupted(starting):
-            self._stopped = INTERRUPTED
-            return
-        self._event("started", targets=[msgspec.to_builtins(target) for target in self._fleet.targets])
-        for role, number in Counter(target.role for target in self._targets()).items():
-            self._metrics.gauge("rlvr_actors", part=role).set(number)
-        self._trained_from = self._trained_to = time.monotonic()
-        self._progress.say(f"every actor stands after {self._trained_from - self._began:.0f} s; metrics: {self._service.address}/sd")
+    async def _work(self) -> str:
+        """Start, train and evaluate. Returns how the run stopped."""
+        self._progress.say("starting: queue, verifiers, generators, learner")
+        if not await self._unless_interrupted(asyncio.ensure_future(self._fleet.start())):
+            return INTERRUPTED
+        self._stand()
         running = self._fleet.run()
         async with asyncio.TaskGroup() as loops:
             watchers = [loops.create_task(_until_closed(name, call), name=name) for name, call in running.items() if not name.startswith("learner")]
             evaluations = loops.create_task(self._judge_evaluations(), name="evaluations")
             interrupts = loops.create_task(self._stop_learner_when_interrupted(), name="interrupt")
-            self._stopped = await self._train({name: call for name, call in running.items() if name.startswith("learner")})
-            if self._stopped == FINISHED:
-                await evaluations
+            stopped = await self._train({name: call for name, call in running.items() if name.startswith("learner")})
+            if stopped == FINISHED:
+                self._state = "evaluating"
+                stopped = FINISHED if await self._unless_interrupted(evaluations) else INTERRUPTED
             for task in (evaluations, interrupts, *watchers):
                 task.cancel()
+        return stopped
+
+    def _stand(self) -> None:
+        """Every actor has started."""
+        fleet = self._fleet
+        self._facts.stands(ProcessSummary(generators=len(fleet.generators), verifiers=len(fleet.verifiers), learner_ranks=len(fleet.learners)))
+        self._state = "training"
+        self._folder.event("started", targets=[msgspec.to_builtins(target) for target in fleet.targets])
+        for role, number in Counter(target.role for target in self._targets()).items():
+            self._metrics.gauge("rlvr_actors", part=role).set(number)
+        self._progress.say(f"every actor stands after {self._facts.setup_seconds:.0f} s; metrics: {self._service.address}/sd")
 
     async def _train(self, ranks: dict[str, Awaitable[str]]) -> str:
         """Follow the learner until all its ranks have ended; returns how."""
@@ -122,18 +127,15 @@ class Controller:
     async def _take_news(self) -> None:
         for news in await outcome("learner-0", self._fleet.learners[0].next_news.remote(NEWS_WAIT_S)):
             if isinstance(news, Published):
-                self._published.append(news)
-                self._event("published", version=str(news.version), bytes=news.bytes_sent, seconds=news.seconds, digest=news.digest)
+                self._facts.published.append(news)
+                self._folder.event("published", version=str(news.version), bytes=news.bytes_sent, seconds=news.seconds, digest=news.digest)
             else:
                 await self._write_step(news)
 
     async def _write_step(self, result: StepResult) -> None:
         report = result.report
-        now = time.monotonic()
         counts = await self._fleet.client.counts()
-        self._steps = report.step
-        self._trained_to = now
-        self._rate = counts.consumed / max(now - self._trained_from, 1e-9)
+        self._facts.stepped(report.step, counts)
         removed = self._folder.write_rollouts(report.step, result.rollouts, keep_bytes=self._config.run.keep_rollouts_gib * 2**30)
         if removed:
             logger.info("rollouts of %d older steps were removed; run.keep_rollouts_gib is the limit", removed)
@@ -141,14 +143,13 @@ class Controller:
             METRICS,
             {
                 **msgspec.to_builtins(report),
-                "time_s": now - self._began,
+                "time_s": self._facts.seconds,
                 "wait_s": result.wait_s,
-                "rollouts_per_second": self._rate,
+                "rollouts_per_second": self._facts.rollouts_per_second,
                 "queue": msgspec.to_builtins(counts),
             },
         )
-
-        self._progress.step(report, rollouts_per_second=self._rate, staleness_max=counts.staleness_max_seen)
+        self._progress.step(report, rollouts_per_second=self._facts.rollouts_per_second, staleness_max=counts.staleness_max_seen)
 
     async def _judge_evaluations(self) -> None:
         """Takes finished evaluations of the evaluating generator, has them judged, writes them; ends after the last one."""
@@ -159,14 +160,14 @@ class Controller:
             verdicts = wire.unpack(await outcome("verifier-0", self._fleet.verifiers[0].judge_evaluation.remote(frame)), list[Verdict])
             evaluation = self._config.evaluation
             for result in results(self._plan.evaluation, run, verdicts, grader=evaluation.grader, extract=evaluation.extract):
-                self._results.append(result)
+                self._facts.results.append(result)
                 self._folder.append(EVALUATIONS, result)
                 self._measure(result)
                 self._progress.evaluation(result)
 
     def _measure(self, result: EvaluationResult) -> None:
-        """The training problems and the first held-out set have gauges; further sets are in evals.jsonl."""
-        first = self._plan.evaluation[0].set_name
+        """The training problems and the headline set have gauges; further sets are in evals.jsonl."""
+        first = self._facts.headline_set
         if result.set not in (TRAIN_SET, first):
             return
         split = (EvalSplit.TRAIN if result.set == TRAIN_SET else EvalSplit.HELD_OUT).value
@@ -177,7 +178,7 @@ class Controller:
 
     async def _stop_learner_when_interrupted(self) -> None:
         await self._interrupted.wait()
-        self._say("stopping: a checkpoint is written, then everything ends (again Ctrl-C: at once)")
+        self._progress.say("stopping: a checkpoint is written, then everything ends (again Ctrl-C: at once)")
         await outcome("learner-0", self._fleet.learners[0].stop.remote())
         await asyncio.Event().wait()  # ends with the learner: the group cancels this loop
 
@@ -196,7 +197,7 @@ class Controller:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM stop the run in good order; a second one at once."""
+        """Ctrl-C, SIGTERM and a closed terminal stop the run in good order; a second signal at once."""
         loop = asyncio.get_running_loop()
 
         def stop(number: int) -> None:
@@ -204,67 +205,34 @@ class Controller:
                 os._exit(128 + number)
             self._interrupted.set()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, stop, number)
         try:
             yield
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 loop.remove_signal_handler(number)
 
-    async def _summarise(self, error: str | None) -> Summary:
-        counts = await self._counts()
-        pauses = await self._pauses() if error is None and self._fleet.generators else []
-        if self._fleet.queue is not None and error is None:
-            await self._fleet.client.close()
-        now = time.monotonic()
-        training = self._trained_to - self._trained_from
-        return Summary(
-            name=self._config.run.name,
-            steps=self._steps,
-            versions_published=len(self._published),
-            accuracy_before=self._accuracy(held_out=True, step=0),
-            accuracy_after=self._accuracy(held_out=True, step=self._steps) if self._steps else None,
-            train_accuracy_after=self._accuracy(held_out=False, step=self._steps) if self._steps else None,
-            rollouts=RolloutSummary(
-                accepted=counts.accepted if counts else 0,
-                consumed=counts.consumed if counts else 0,
-                dropped=dict(counts.dropped) if counts else {},
-                held=counts.held if counts else 0,
-            ),
-            tokens_generated=counts.tokens_generated if counts else 0,
-            staleness_max_seen=counts.staleness_max_seen if counts else 0,
-            verdicts=dict(counts.verdicts) if counts else {},
-            processes=ProcessSummary(
-                generators=len(self._fleet.generators), verifiers=len(self._fleet.verifiers), learner_ranks=len(self._fleet.learners)
-            ),
-            seconds=SecondsSummary(setup=self._trained_from - self._began, training=training, total=now - self._began),
-            rollouts_per_second=counts.consumed / training if counts and training > 0 else 0.0,
-            weights=WeightSummary(
-                versions=len(self._published),
-                bytes_sent=sum(published.bytes_sent for published in self._published),
-                pause_seconds_max=max(pauses, default=0.0),
-            ),
-            stopped=self._stopped,
-            error=error,
-        )
+    async def _write_summary(self, stopped: str, error: str | None) -> Summary:
+        """Ask for the last facts, as far as anybody answers, and write what is known."""
+        if self._fleet.queue is not None:
+            self._facts.counts = await self._last_word("queue", self._fleet.client.close()) or self._facts.counts
+        if self._facts.has_stood:
+            pauses = [await self._last_word("a generator", generator.pause_seconds_max.remote()) for generator in self._fleet.generators]
+            self._facts.pauses = [pause for pause in pauses if pause is not None]
+        summary = self._facts.summary(stopped=stopped, error=error)
+        self._folder.write_json(SUMMARY, summary)
+        self._folder.event(stopped, error=error)
+        return summary
 
-    async def _counts(self) -> QueueCounts | None:
-        """The queue's last counts; None where the queue itself is gone."""
-        if self._fleet.queue is None:
-            return None
+    async def _last_word(self, name: str, call: Awaitable[Any]) -> Any:
+        """One answer at the end of a run; None, said aloud, where none comes."""
         try:
-            return await self._fleet.client.counts()
-        except ActorError as error:
-            logger.warning("the queue cannot be asked any more (%s); the summary's rollouts are 0", error)
+            async with asyncio.timeout(LAST_WORD_S):
+                return await outcome(name, call)
+        except (FiresteelError, TimeoutError) as error:
+            logger.warning("%s does not answer at the end of the run (%s); the summary holds what was known before", name, error)
             return None
-
-    async def _pauses(self) -> list[float]:
-        return [await outcome("generator", generator.pause_seconds_max.remote()) for generator in self._fleet.generators]
-
-    def _accuracy(self, *, held_out: bool, step: int) -> float | None:
-        of_step = [result for result in self._results if result.step == step and (result.set != TRAIN_SET) == held_out]
-        return of_step[0].accuracy if of_step else None
 
     def _announce(self) -> None:
         started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -273,7 +241,7 @@ class Controller:
                 ray_address=self._cluster.address, namespace=self._cluster.namespace, service=self._service.address, pid=os.getpid(), started=started
             )
         )
-        self._event("starting", config=self._config.run.name)
+        self._folder.event("starting", config=self._config.run.name)
 
     def _targets(self) -> list[Target]:
         own = Target(address=self._service.address.removeprefix("http://"), role="controller", replica="controller")
@@ -284,22 +252,16 @@ class Controller:
         queue = await self._fleet.client.status() if self._fleet.queue is not None else None
         return {
             "name": self._config.run.name,
-            "state": "training" if self._steps else "starting",
-            "step": self._steps,
+            "state": self._state,
+            "step": self._facts.steps,
             "num_steps": self._config.run.num_steps,
-            "version": str(self._published[-1].version) if self._published else None,
-            "rollouts_per_second": self._rate,
-            "seconds": time.monotonic() - self._began,
+            "version": str(self._facts.published[-1].version) if self._facts.published else None,
+            "rollouts_per_second": self._facts.rollouts_per_second,
+            "seconds": self._facts.seconds,
             "actors": [msgspec.to_builtins(target) for target in self._targets()],
             "queue": msgspec.to_builtins(queue) if queue is not None else None,
-            "evaluations": [msgspec.to_builtins(result) for result in self._results[-4:]],
+            "evaluations": [msgspec.to_builtins(result) for result in self._facts.results[-4:]],
         }
-
-    def _say(self, text: str) -> None:
-        self._progress.say(text)
-
-    def _event(self, kind: str, **facts: Any) -> None:
-        self._folder.event(kind, **facts)
 
 
 async def _until_closed(name: str, call: Awaitable[Any]) -> None:

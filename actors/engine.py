@@ -16,7 +16,7 @@ import msgspec
 from actors.engine_samples import Completion, SampleRequest, Sampling, completion_of, num_sampled, sampling_params
 from actors.engine_settings import WEIGHT_ENGINE_NAME, BroadcastAddress, EngineSettings, engine_arguments, prepare_environment
 from learner.weight_protocol import NOT_STAGED, REFUSED, StagedVersion, receiver_names
-from learner.weight_receiver import StagedWatch
+from learner.weight_watch import StagedWatch
 from rlvr.errors import BroadcastError, EngineError, OvertakenError
 from rlvr.records import FinishReason, Version
 

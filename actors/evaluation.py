@@ -75,6 +75,11 @@ def is_evaluated(step: int, run: RunConfig) -> bool:
     return step in (0, run.num_steps) or (run.eval_every_steps > 0 and step % run.eval_every_steps == 0)
 
 
+def headline_set(prompts: Sequence[EvaluationPrompt]) -> str | None:
+    """The set of the summary's accuracies: the first held-out one that is asked greedily. None where there is none."""
+    return next((prompt.set_name for prompt in prompts if prompt.set_name != TRAIN_SET and prompt.temperature == 0), None)
+
+
 def as_unverified(prompts: Sequence[EvaluationPrompt], samples: Sequence[EvaluationSample]) -> list[Unverified]:
     """The samples as a verifier reads them, in order."""
     return [

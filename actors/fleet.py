@@ -6,6 +6,7 @@ last two. Called by the controller; decides nothing about training.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ from learner.weight_group import Backend
 from learner.weight_protocol import receiver_names
 from rlvr import wire
 from rlvr.config import Config
-from rlvr.errors import ActorError
+from rlvr.errors import ActorError, UserError
 from rlvr.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,9 @@ LEARNER_CALLS = 4
 """A rank trains in one call and answers in others."""
 QUEUE_CALLS = 4096
 """Waiting calls beside working ones."""
+STILL_WAITING_S = 120.0
+START_S = 1800.0
+"""An image pull and a new node of an autoscaler fit in."""
 STOP_S = 20.0
 """Actors get this long to end their own processes before they are killed."""
 
@@ -96,7 +100,8 @@ class Fleet:
         settings = self._config.verifiers
         names = [f"verifier-{index}" for index in range(settings.count)]
         self.verifiers = [
-            spawn(VerifierActor, name, self._config, **options(name=name, cluster=self._cluster, labels=settings.labels, cpus=1)) for name in names
+            spawn(VerifierActor, name, self._config, **options(name=name, cluster=self._cluster, labels=settings.labels, cpus=settings.workers))
+            for name in names
         ]
         for name, address in zip(names, await started(names, [verifier.start.remote() for verifier in self.verifiers]), strict=True):
             self.targets.append(Target(address=f"{address.host}:{address.metrics_port}", role="verifier", replica=name))
@@ -220,8 +225,23 @@ class Fleet:
 
 
 async def started(names: Sequence[str], calls: Sequence[Any]) -> list[Any]:
-    """Wait for calls to several actors. Raises ActorError for the first that fails, by name."""
-    return list(await asyncio.gather(*(outcome(name, call) for name, call in zip(names, calls, strict=True))))
+    """Wait for calls to several actors, saying for whom. Raises ActorError for the first that fails, by name, or for those that never come."""
+    tasks = [asyncio.ensure_future(outcome(name, call)) for name, call in zip(names, calls, strict=True)]
+    began = time.monotonic()
+    try:
+        while True:
+            done, pending = await asyncio.wait(tasks, timeout=STILL_WAITING_S, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+            if not pending:
+                return [task.result() for task in tasks]
+            late = ", ".join(name for name, task in zip(names, tasks, strict=True) if task in pending)
+            if time.monotonic() - began > START_S:
+                raise ActorError(f"{late} did not start within {START_S:.0f} s; has the cluster the CPUs, GPUs and labels that the run asks for?")
+            logger.warning("still waiting for %s; `ray status` shows what the cluster has", late)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def first_error(error: BaseException) -> BaseException:
@@ -237,5 +257,7 @@ async def outcome(name: str, call: Any) -> Any:
         return await call
     except ray.exceptions.RayError as error:
         cause = first_error(getattr(error, "cause", None) or error)
+        if isinstance(cause, UserError):
+            raise UserError(str(cause)) from error
         first = next((line for line in str(cause).strip().splitlines() if line.strip()), type(cause).__name__)
         raise ActorError(f"{name} failed: {type(cause).__name__}: {first}") from error

@@ -36,6 +36,7 @@ class Queue(Protocol):
     async def lease(self, n: int, *, generator: str, applied: Version, wait_s: float) -> Sequence[Lease]: ...
     async def put(self, rollouts: Sequence[Rollout], *, generator: str) -> Sequence[PutResult]: ...
     async def applied(self, version: Version, *, generator: str) -> None: ...
+    async def hand_back(self, lease_id: str, *, generator: str) -> None: ...
     async def beat(self, worker: str, *, role: str) -> None: ...
 
 
@@ -113,6 +114,8 @@ class Generator:
                 leases = await self._queue.lease(size, generator=self._settings.name, applied=self._applied, wait_s=LEASE_WAIT_S)
                 if is_idle:
                     self._metrics.counter("rlvr_generator_idle_seconds_total").inc(time.monotonic() - asked)
+                if leases and not self._may_lease.is_set() and await self._leave_to_others(leases):
+                    continue
                 self._in_flight += sum(len(lease.rollout_ids) for lease in leases)
                 for sampler in self._samplers(leases, loops):
                     samplers.add(sampler)
@@ -120,6 +123,18 @@ class Generator:
         except Closed:
             for sampler in samplers:  # their rollouts would be refused: the run is over
                 sampler.cancel()
+
+    async def _leave_to_others(self, leases: Sequence[Lease]) -> bool:
+        """Leases that came while an evaluation began: others may sample them meanwhile. True where they were handed back.
+
+        In deterministic mode there are no others, and a lease handed back would come again under other ids: there it waits for the evaluation's end.
+        """
+        if self._settings.deterministic:
+            await self._may_lease.wait()
+            return False
+        for lease in leases:
+            await self._queue.hand_back(lease.id, generator=self._settings.name)
+        return True
 
     def _room_for_a_lease(self) -> int:
         """How many completions the next lease may have: 0 until a worthwhile part of the engine is free."""

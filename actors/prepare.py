@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from actors.evaluation import TRAIN_SET, EvaluationPrompt
-from actors.tokenizer import Tokenizer
+from actors.tokenizer import Tokenizer, check_model
 from rlvr import config_rules
 from rlvr.config import Config, EvaluationSet
 from rlvr.errors import ConfigError, ProblemError
@@ -37,6 +37,8 @@ def prepare(config: Config) -> Plan:
     problems = training_problems(config.prompts)
     config_rules.check_run(config, num_problems=len(problems))
     tokenizer = Tokenizer(config.model)
+    if config.objective.kl_coef and config.model.reference != "initial":
+        check_model(config.model, config.model.reference, key="model.reference")
     check_golds(problems, Verifier.for_training(config))
     prompts = render_prompts(problems, tokenizer, config)
     evaluation = _evaluation_prompts(config, tokenizer, problems)
@@ -63,7 +65,7 @@ def prepare(config: Config) -> Plan:
         evaluation=tuple(evaluation),
         stop_token_ids=stop_token_ids,
         evaluation_stop_token_ids=(
-            stop_token_ids if evaluation_stops is None else tokenizer.stop_token_ids(evaluation_stops, key="evaluation.stop_tokens")
+            stop_token_ids if evaluation_stops is None else tokenizer.known_stop_token_ids(evaluation_stops, key="evaluation.stop_tokens")
         ),
         evaluation_max_tokens=evaluation_max_tokens,
         max_model_len=max_model_len,

@@ -34,6 +34,10 @@ class QueueClient:
         """The generator samples from this version now."""
         await _answer(self._queue.applied.remote(generator, str(version)))
 
+    async def hand_back(self, lease_id: str, *, generator: str) -> None:
+        """The generator will not sample this lease: its places are given to whoever asks next."""
+        await _answer(self._queue.hand_back.remote(generator, lease_id))
+
     async def lease_unverified(self, n: int, *, verifier: str, wait_s: float) -> list[Unverified]:
         """Up to n answers to judge; empty where there is none within wait_s."""
         return wire.unpack(await _answer(self._queue.lease_unverified.remote(n, verifier, wait_s)), list[Unverified])
@@ -41,10 +45,6 @@ class QueueClient:
     async def put_verdicts(self, verdicts: Sequence[Verdict], *, verifier: str) -> list[PutResult]:
         """Hand verdicts in."""
         return wire.unpack(await _answer(self._queue.put_verdicts.remote(verifier, wire.pack(list(verdicts)))), list[PutResult])
-
-    async def expect(self, worker: str, *, role: str) -> None:
-        """A worker is being started: the learner waits for it."""
-        await _answer(self._queue.expect.remote(worker, role))
 
     async def beat(self, worker: str, *, role: str) -> None:
         """The worker is alive, though it has nothing to say."""

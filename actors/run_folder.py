@@ -73,6 +73,10 @@ class RunFolder:
         """Where the run's checkpoints go: into its folder, or, with run.store, into a folder of the run's name there."""
         return (Path(store) / self.path.absolute().name if store else self.path.absolute()) / CHECKPOINTS
 
+    def remove(self) -> None:
+        """Take the folder away: the run was refused before it had begun."""
+        shutil.rmtree(self.path)
+
     def append(self, name: str, record: Any) -> None:
         """Add one JSON line to metrics, evaluations or events."""
         with (self.path / name).open("ab") as file:

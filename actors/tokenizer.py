@@ -10,9 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from rlvr.config import ModelConfig
+from rlvr.config_paths import is_hub_id
 from rlvr.errors import ConfigError
 
 logger = logging.getLogger(__name__)
+
+LENGTH_KEYS = ("max_position_embeddings", "max_seq_len", "seq_length")
+"""What models call the number of their positions."""
+
+
+def check_model(model: ModelConfig, name: str, *, key: str) -> Any:
+    """The configuration of the model `name`, a folder or hub id, as transformers reads it. Raises ConfigError naming `key` where there is none."""
+    from transformers import AutoConfig
+
+    revision = model.revision if name == model.policy else ""
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=model.trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ConfigError(f"{key}: the configuration of {name} cannot be loaded ({_first_line(error)}); give a model folder or a hub id") from error
 
 
 class Tokenizer:
@@ -22,26 +37,28 @@ class Tokenizer:
         from transformers import AutoTokenizer  # seconds to import: only where a model is really used
 
         self._model = model
-        folder = Path(model.policy)
-        if model.policy.startswith((".", "/")) and not (folder / "config.json").is_file():
+        if not is_hub_id(model.policy) and not (Path(model.policy) / "config.json").is_file():
             raise ConfigError(f"model.policy: {model.policy} is no model folder (it has no config.json); give a Hugging Face folder or a hub id")
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(
                 model.policy, revision=model.revision or "main", trust_remote_code=model.trust_remote_code
             )
-        except (OSError, ValueError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise ConfigError(f"model.policy: the tokenizer of {model.policy} cannot be loaded ({first}); give a model folder or a hub id") from error
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            reason = _first_line(error)
+            raise ConfigError(
+                f"model.policy: the tokenizer of {model.policy} cannot be loaded ({reason}); give a model folder or a hub id"
+            ) from error
 
     @property
     def max_model_len(self) -> int:
-        """Tokens that the model's positions hold, prompt and completion together."""
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(
-            self._model.policy, revision=self._model.revision or "main", trust_remote_code=self._model.trust_remote_code
+        """Tokens that the model's positions hold, prompt and completion together. Raises ConfigError where its configuration does not say."""
+        config = check_model(self._model, self._model.policy, key="model.policy").get_text_config()
+        for key in LENGTH_KEYS:
+            if getattr(config, key, None) is not None:
+                return int(getattr(config, key))
+        raise ConfigError(
+            f"model.policy: the configuration of {self._model.policy} does not say how many tokens it holds; known names are {', '.join(LENGTH_KEYS)}"
         )
-        return int(config.max_position_embeddings)
 
     @property
     def end_token_ids(self) -> tuple[int, ...]:
@@ -73,10 +90,29 @@ class Tokenizer:
 
     def stop_token_ids(self, tokens: Sequence[str], *, key: str) -> tuple[int, ...]:
         """Ids of stop tokens. Raises ConfigError naming `key` where one is not a single token of this tokenizer."""
-        ids = []
-        for token in tokens:
-            token_id = self._tokenizer.convert_tokens_to_ids(token)
-            if token_id is None or (token_id == self._tokenizer.unk_token_id and token != self._tokenizer.unk_token):
-                raise ConfigError(f"{key}: {token!r} is not one token of this model's tokenizer; its end token is {self._tokenizer.eos_token!r}")
-            ids.append(token_id)
-        return tuple(ids)
+        ids = {token: self._id_of(token) for token in tokens}
+        unknown = [token for token, token_id in ids.items() if token_id is None]
+        if unknown:
+            raise ConfigError(f"{key}: {unknown[0]!r} is not one token of this model's tokenizer; its end token is {self._tokenizer.eos_token!r}")
+        return tuple(token_id for token_id in ids.values() if token_id is not None)
+
+    def known_stop_token_ids(self, tokens: Sequence[str], *, key: str) -> tuple[int, ...]:
+        """Ids of those stop tokens that this tokenizer has; the others, which no completion can hold, are named in a warning.
+
+        Raises ConfigError naming `key` where tokens are asked for and none is left.
+        """
+        unknown = ", ".join(repr(token) for token in tokens if self._id_of(token) is None)
+        known = [token for token in tokens if self._id_of(token) is not None]
+        if tokens and not known:
+            raise ConfigError(f"{key}: this model's tokenizer has none of {unknown} as one token; its end token is {self._tokenizer.eos_token!r}")
+        if unknown:
+            logger.warning("%s: %s not one token of this model's tokenizer, so nothing stops there; leave them out to silence this", key, unknown)
+        return self.stop_token_ids(known, key=key)
+
+    def _id_of(self, token: str) -> int | None:
+        token_id: int | None = self._tokenizer.convert_tokens_to_ids(token)
+        return None if token_id == self._tokenizer.unk_token_id and token != self._tokenizer.unk_token else token_id
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).strip().splitlines() if line.strip()), type(error).__name__)

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from actors.cluster import Cluster, check_gpus, metrics_host, options
+from actors.cluster import Cluster, check_gpus, check_labels, metrics_host, options
 from rlvr.config import Config
 from rlvr.errors import ConfigError
 
@@ -33,6 +33,20 @@ def test_a_joined_cluster_may_still_grow() -> None:
 def test_labels_become_a_label_selector_and_no_labels_none() -> None:
     assert options(name="g", cluster=CPU, labels={"rlvr.io/role": "generator"}, cpus=1)["label_selector"] == {"rlvr.io/role": "generator"}
     assert "label_selector" not in options(name="g", cluster=CPU, labels={}, cpus=1)
+
+
+def test_a_label_that_no_node_of_our_own_ray_has_is_refused() -> None:
+    asked = config(generators={"labels": {"rlvr.io/role": "generator"}})
+    with pytest.raises(ConfigError, match=r"no node is labelled rlvr\.io/role=generator"):
+        check_labels(asked, CPU, [{"ray.io/node-id": "1"}])
+    check_labels(asked, CPU, [{"ray.io/node-id": "1", "rlvr.io/role": "generator"}])
+    check_labels(asked, msgspec.structs.replace(CPU, is_ours=False), [{}])
+    check_labels(config(), CPU, [{}])
+
+
+def test_nccl_without_gpus_is_refused() -> None:
+    with pytest.raises(ConfigError, match="use gloo or auto"):
+        check_gpus(config(weights={"backend": "nccl"}), CPU)
 
 
 def test_metrics_are_found_where_they_are_bound() -> None:

@@ -48,6 +48,7 @@ class FakeEngine:
 
     async def sample_together(self, requests: Sequence[SampleRequest]) -> list[Completion]:
         assert all(request.seed is not None for request in requests)
+        self.asked += [(request.rollout_id, str(self.version)) for request in requests]
         return [self._complete(request) for request in requests]
 
     def _complete(self, request: SampleRequest) -> Completion:
@@ -72,6 +73,8 @@ class FakeQueue:
         self.expected = sum(len(lease.rollout_ids) for lease in leases)
         self.closes = closes or (lambda queue: len(queue.rollouts) >= queue.expected)
         self.changed = asyncio.Event()
+        self.given = list(leases)
+        self.handed_back: list[str] = []
 
     async def lease(self, n: int, *, generator: str, applied: Version, wait_s: float) -> list[Lease]:
         self.sizes.append(n)
@@ -89,6 +92,11 @@ class FakeQueue:
 
     async def applied(self, version: Version, *, generator: str) -> None:
         self.applied_versions.append(version)
+        self.changed.set()
+
+    async def hand_back(self, lease_id: str, *, generator: str) -> None:
+        self.handed_back.append(lease_id)
+        self.leases += [one for one in self.given if one.id == lease_id]
         self.changed.set()
 
     async def beat(self, worker: str, *, role: str) -> None: ...
@@ -174,6 +182,40 @@ def test_an_evaluation_is_of_the_version_that_is_kept_and_no_lease_is_taken_mean
     assert [sample.prompt for sample in evaluation.samples] == [0, 1, 2, 3, 4]
     names = [name.split("/")[0] for name, _ in engine.asked]
     assert names[:5] == ["evaluation"] * 5, "rollouts are leased only when the evaluation has ended"
+
+
+class WakingQueue(FakeQueue):
+    """As the real one: a poll that waits is answered when new weights are applied, before the generator goes on."""
+
+    async def lease(self, n: int, *, generator: str, applied: Version, wait_s: float) -> list[Lease]:
+        while Version(step=1) not in self.applied_versions:
+            self.changed.clear()
+            await self.changed.wait()
+        return await super().lease(n, generator=generator, applied=applied, wait_s=wait_s)
+
+    async def applied(self, version: Version, *, generator: str) -> None:
+        await super().applied(version, generator=generator)
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_lease_that_comes_while_an_evaluation_begins_is_not_sampled_beside_it(deterministic: bool) -> None:
+    prompts = tuple(EvaluationPrompt(set_name="held", problem_id=str(index), prompt_ids=(3,), gold="1") for index in range(5))
+
+    async def work() -> tuple[FakeEngine, FakeQueue]:
+        engine, queue = FakeEngine(), WakingQueue([lease(0, seeds=(1, 2))])
+        subject = generator(engine, queue, evaluation=prompts, deterministic=deterministic)
+        engine.staged.put_nowait(StagedVersion(Version(step=0)))
+        engine.staged.put_nowait(StagedVersion(Version(step=1), keep=True))
+        await subject.run()
+        return engine, queue
+
+    engine, queue = run(work)
+    names = [name.split("/")[0] for name, _ in engine.asked]
+    assert names == ["evaluation"] * 5 + ["r0"] * 2
+    assert queue.handed_back == ([] if deterministic else ["l0"])
+    assert len(queue.rollouts) == 2
 
 
 def test_a_generator_without_evaluation_prompts_evaluates_nothing() -> None:
