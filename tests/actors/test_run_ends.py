@@ -99,8 +99,16 @@ def test_two_deterministic_runs_are_equal_in_every_bit(tmp_path: Path) -> None:
 
 def test_deterministic_runs_are_equal_with_evaluations_on_the_way_and_several_groups(tmp_path: Path) -> None:
     """Two problems, two copies each, two updates a step, recomputed logprobs, an evaluation after every step."""
-    settings = ("run.eval_every_steps=1", "advantage.group_by=copy", "prompts.copies_per_step=2", "rollout.group_size=4", "optimizer.updates_per_step=2",
-                "prompts.problems=['dec-69-59', 'dec-62-57']", "objective.old_logprobs=recomputed", "objective.aggregation=micro_batch_token_mean")  # fmt: skip
+    settings = (
+        "run.eval_every_steps=1",
+        "prompts.problems=['dec-69-59', 'dec-62-57']",
+        "prompts.copies_per_step=2",
+        "rollout.group_size=4",
+        "advantage.group_by=copy",
+        "optimizer.updates_per_step=2",
+        "objective.old_logprobs=recomputed",
+        "objective.aggregation=micro_batch_token_mean",
+    )
     assert facts(run_once(tmp_path / "one", *settings)) == facts(run_once(tmp_path / "other", *settings))
 
 
