@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from rlvr.config_paths import is_hub_id
 from rlvr.errors import UserError
 
 GENERATION_CONFIG = "generation_config.json"
@@ -24,7 +25,7 @@ def locate(model: str, *, revision: str = "") -> Path:
         if not (folder / "config.json").is_file():
             raise UserError(f"the model folder {model} has no config.json")
         return folder
-    if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
+    if not is_hub_id(model):
         raise UserError(f"the model folder {model} does not exist")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

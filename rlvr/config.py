@@ -154,9 +154,12 @@ class EvaluationConfig(Table, frozen=True, kw_only=True):
     extract: Annotated[Extract, Meta(description="how the final answer is found")] = "last_boxed"
     grader: Annotated[Grader, Meta(description="which rules compare answer and gold")] = "firesteel"
     max_completion_tokens: Annotated[AtLeast1 | None, Meta(description="left out = the rollouts' limit")] = None
-    stop_tokens: Annotated[tuple[str, ...] | None, Meta(description="left out = the rollouts' stop tokens")] = None
+    stop_tokens: Annotated[
+        tuple[str, ...] | None,
+        Meta(description="left out = the rollouts' stop tokens; one that the tokenizer does not have stops nothing, with a warning"),
+    ] = None
     report: Annotated[tuple[Literal["last", "best_average", "base_same_prompt"], ...], Meta(description="what the summary table shows")] = ("last",)
-    sets: Annotated[tuple[EvaluationSet, ...], Meta(description="[[evaluation.sets]]; the first one gives the summary's accuracies")] = ()
+    sets: Annotated[tuple[EvaluationSet, ...], Meta(description="[[evaluation.sets]]; the first greedy one gives the summary's accuracies")] = ()
 
 
 class CriticConfig(Table, frozen=True, kw_only=True):

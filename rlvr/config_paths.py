@@ -17,6 +17,12 @@ BUILT_IN_TEMPLATES = ("raw", "chat", "qwen25-math-cot")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
 
+def is_hub_id(model: str) -> bool:
+    """True for the form of a hub id, `NAME` or `OWNER/NAME`; everything else is a folder. Which of the two a NAME is that a folder has too is settled
+    where the run file is read."""
+    return bool(_HUB_ID.fullmatch(model))
+
+
 def is_folder_name(model: str) -> bool:
     """True where a resolved model.policy or model.reference is a folder, false where it is a hub id."""
     return os.path.isabs(model)
@@ -72,8 +78,7 @@ def _template(template: str, folder: Path) -> str:
 
 
 def _model(model: str, folder: Path) -> str:
-    looks_like_a_path = model.startswith(("./", "../", "/", "~")) or model in (".", "..") or not _HUB_ID.fullmatch(model)
-    return _absolute(model, folder) if looks_like_a_path or (folder / model).is_dir() else model
+    return model if is_hub_id(model) and not (folder / model).is_dir() else _absolute(model, folder)
 
 
 def _single_sets(given: EvaluationSet, folder: Path) -> tuple[EvaluationSet, ...]:

@@ -22,13 +22,13 @@ def check(config: Config) -> None:
         rule(config)
     known = _num_problems_known(config)
     if known is not None:
-        _check_sizes(config, known)
+        check_sizes(config, num_problems=known)
 
 
 def check_run(config: Config, *, num_problems: int) -> None:
     """As `check`, when the problems are read and the run is about to start: sizes are known, and every file that it needs must be there."""
     check(config)
-    _check_sizes(config, num_problems)
+    check_sizes(config, num_problems=num_problems)
     check_files(config)
 
 
@@ -51,7 +51,8 @@ def _num_problems_known(config: Config) -> int | None:
     return prompts.problems_per_step
 
 
-def _check_sizes(config: Config, num_problems: int) -> None:
+def check_sizes(config: Config, *, num_problems: int) -> None:
+    """Raise ConfigError where problems, rollouts, updates and ranks do not go into each other."""
     per_step, updates, ranks = config.prompts.problems_per_step, config.optimizer.updates_per_step, config.learner.ranks
     if per_step is not None and per_step > num_problems:
         raise ConfigError(f"prompts.problems_per_step must be at most the number of problems, {num_problems}, got {per_step}")
@@ -82,6 +83,8 @@ def _model(config: Config) -> None:
         raise ConfigError(f"model.revision goes with a hub id, but model.policy is the folder {model.policy}")
     if config.generators.device == "cpu" and config.generators.tensor_parallel > 1:
         raise ConfigError(f"generators.tensor_parallel must be 1 on a CPU, got {config.generators.tensor_parallel}")
+    if model.compute_dtype == "float16":
+        raise ConfigError('model.compute_dtype = "float16" would need loss scaling, which is not built: use "bfloat16" or "float32"')
 
 
 def _not_built(config: Config) -> None:

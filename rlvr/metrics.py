@@ -39,7 +39,7 @@ class VerifyStage(enum.StrEnum):
 
 class EvalSplit(enum.StrEnum):
     TRAIN = "train"  # the training problems
-    HELD_OUT = "held_out"  # the first evaluation set
+    HELD_OUT = "held_out"  # the first greedy evaluation set
 
 
 Kind = Literal["counter", "gauge", "histogram"]

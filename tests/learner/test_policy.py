@@ -116,3 +116,16 @@ def test_a_frozen_model_has_nothing_to_train(small: Path) -> None:
     reference = learner(config(small, objective={"kl_coef": 0.1})).reference
     assert reference is not None
     assert not any(weight.requires_grad for weight in reference.parameters())
+
+
+def test_a_hub_id_of_one_word_is_one_for_the_learner_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"^the model one-word is no folder here and could not be fetched"):
+        locate("one-word")
+    kept = tmp_path / "models--one-word"
+    (kept / "snapshots" / "0f0f").mkdir(parents=True)
+    (kept / "snapshots" / "0f0f" / "config.json").write_text("{}")
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("0f0f")
+    assert locate("one-word") == kept / "snapshots" / "0f0f"

@@ -6,7 +6,7 @@ import pytest
 
 from rlvr.config import Config
 from rlvr.config_file import load_config, parse_config
-from rlvr.config_paths import check_files, is_folder_name
+from rlvr.config_paths import check_files, is_folder_name, is_hub_id
 from rlvr.config_rules import check_run, evaluation_files
 from rlvr.errors import ConfigError
 
@@ -30,6 +30,7 @@ def test_a_model_is_a_folder_where_it_is_written_like_one(written: str, resolved
     model = parse(f"[model]\npolicy = '{written}'\nreference = '{written}'", Path("/runs/here")).model
     assert (model.policy, model.reference) == (resolved, resolved)
     assert is_folder_name(model.policy) == resolved.startswith("/")
+    assert is_hub_id(model.policy) != is_folder_name(model.policy)
 
 
 def test_a_model_is_a_folder_where_such_a_folder_exists(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ def parse(text: str) -> Config:
         ("[critic]\ndiscount=0.9", r"\[critic\] acts only with advantage.estimator = \"gae\", which is not built yet"),
         ("[run]\nstore='s3://bucket/x'", "run.store must be a folder: a store behind a URL, as s3://bucket/x, is not built yet"),
         ("[model]\npolicy='./base'\nrevision='main'", "model.revision goes with a hub id, but model.policy is the folder /x/base"),
+        ("[model]\ncompute_dtype='float16'", 'compute_dtype = "float16" would need loss scaling'),
         ("[generators]\ndevice='cpu'\ntensor_parallel=2", "tensor_parallel must be 1 on a CPU, got 2"),
         ("[objective]\nimportance_cap=2.0", 'importance_cap needs objective.old_logprobs = "recomputed"'),
         ("[objective]\nold_logprobs='recomputed'", r"leaves stale rollouts uncorrected: .*max_staleness = 0 \(it is 2\)"),
