@@ -185,8 +185,8 @@ def _show(result: EvaluationResult, model: Path) -> None:
     console.print(f"model           {model}", markup=False, highlight=False, soft_wrap=True)
     rows: dict[str, str] = {
         "problems": f"{result.num_problems} of {result.set}, {result.samples_per_problem} completions each",
-        "accuracy": f"{result.accuracy:.4f} (95% interval {result.low:.4f} to {result.high:.4f})",
-        "format rate": f"{result.format_rate:.4f}",
+        "accuracy": "not judged" if result.accuracy is None else f"{result.accuracy:.4f} (95% interval {result.low:.4f} to {result.high:.4f})",
+        "format rate": "not judged" if result.format_rate is None else f"{result.format_rate:.4f}",
         "truncated": f"{result.truncated_rate:.4f}",
         **{f"pass@{k}": f"{rate:.4f}" for k, rate in result.pass_at.items()},
         "grader": f"{result.grader}, extract {result.extract}",

@@ -49,16 +49,17 @@ class EvaluationResult(msgspec.Struct, frozen=True, kw_only=True):
     """One set under one policy version; accuracies are fractions. A line of evals.jsonl.
 
     low, high: Wilson's 95% interval over the judged samples. pass_at: unbiased pass@k by k, over problems with more than one sample.
-    unjudged: samples that a fault of ours left without a verdict; they are in no rate.
+    unjudged: samples that a fault of ours left without a verdict; they are in no rate of verdicts. accuracy, format_rate: None where none was judged.
+    truncated_rate, mean_tokens: of all samples.
     """
 
     step: int
     version: str
     set: str
-    accuracy: float
+    accuracy: float | None
     low: float
     high: float
-    format_rate: float
+    format_rate: float | None
     truncated_rate: float
     mean_tokens: float
     num_problems: int
@@ -119,12 +120,12 @@ def _one_set(name: str, pairs: Sequence[tuple[EvaluationSample, Verdict]], run: 
         step=run.version.step,
         version=str(run.version),
         set=name,
-        accuracy=right / trials if trials else 0.0,
+        accuracy=right / trials if trials else None,
         low=low,
         high=high,
-        format_rate=_share(sum(verdict.kind is not VerdictKind.NO_ANSWER for _, verdict in counted), trials),
-        truncated_rate=_share(sum(sample.is_truncated for sample, _ in counted), trials),
-        mean_tokens=_share(sum(sample.num_tokens for sample, _ in counted), trials),
+        format_rate=sum(verdict.kind is not VerdictKind.NO_ANSWER for _, verdict in counted) / trials if trials else None,
+        truncated_rate=sum(sample.is_truncated for sample, _ in pairs) / max(len(pairs), 1),
+        mean_tokens=sum(sample.num_tokens for sample, _ in pairs) / max(len(pairs), 1),
         num_problems=len({sample.prompt for sample, _ in pairs}),
         samples_per_problem=most,
         unjudged=len(pairs) - trials,
@@ -142,7 +143,3 @@ def _pass_at(outcomes: Sequence[Sequence[bool]], most: int) -> dict[str, float]:
         enough = [of_problem for of_problem in outcomes if len(of_problem) >= k]
         rates[str(k)] = sum(pass_at_k(len(of_problem), sum(of_problem), k) for of_problem in enough) / len(enough)
     return rates
-
-
-def _share(part: float, whole: int) -> float:
-    return part / whole if whole else 0.0

@@ -25,9 +25,14 @@ def final_table(evaluations: Sequence[Mapping[str, Any]], report: Sequence[str])
     for which in report:
         step = _step_of(which, by_step)
         lines = by_step[step]
-        cells = (f"{100 * lines[name]['accuracy']:.1f}" if name in lines else "–" for name in sets)
+        cells = (_cell(lines.get(name)) for name in sets)
         table.add_row(TITLES[which], next(iter(lines.values()))["version"], *cells)
     return table
+
+
+def _cell(line: Mapping[str, Any] | None) -> str:
+    """An accuracy in per cent; a dash where the set was not evaluated, or no answer judged."""
+    return "–" if line is None or line["accuracy"] is None else f"{100 * line['accuracy']:.1f}"
 
 
 def _step_of(which: str, by_step: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> int:
@@ -37,9 +42,8 @@ def _step_of(which: str, by_step: Mapping[int, Mapping[str, Mapping[str, Any]]])
         return max(by_step)
 
     def mean(step: int) -> float:
-        rates = [line["accuracy"] for name, line in by_step[step].items() if name != TRAIN_SET] or [
-            line["accuracy"] for line in by_step[step].values()
-        ]
-        return float(sum(rates) / len(rates))
+        lines = [line for name, line in by_step[step].items() if name != TRAIN_SET] or list(by_step[step].values())
+        rates = [line["accuracy"] for line in lines]
+        return -1.0 if None in rates else float(sum(rates) / len(rates))  # what was not judged whole is not comparable
 
     return max(sorted(by_step), key=mean)

@@ -4,17 +4,20 @@ Owns the step from a configuration to a `Plan`: problems, rendered and tokenised
 starts nothing, writes nothing. Raises ConfigError or ProblemError with one sentence.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 
 import msgspec
 
-from actors.evaluation import TRAIN_SET, EvaluationPrompt
+from actors.evaluation import TRAIN_SET, EvaluationPrompt, headline_set
 from actors.tokenizer import Tokenizer, check_model
 from rlvr import config_rules
 from rlvr.config import Config, EvaluationSet
 from rlvr.errors import ConfigError, ProblemError
 from rlvr.problems import Problem, load_problems, render, training_problems
 from verifier.verify import Verifier
+
+logger = logging.getLogger(__name__)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +45,8 @@ def prepare(config: Config) -> Plan:
     check_golds(problems, Verifier.for_training(config))
     prompts = render_prompts(problems, tokenizer, config)
     evaluation = _evaluation_prompts(config, tokenizer, problems)
+    if config.evaluation.sets and headline_set(evaluation) is None:
+        logger.warning("no set of evaluation.sets is greedy, so the summary has no accuracy before and after: give one temperature = 0")
     for problem_id, prompt_ids in prompts.items():
         if not 0 < len(prompt_ids) <= config.rollout.max_prompt_tokens:
             raise ProblemError(

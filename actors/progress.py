@@ -49,6 +49,9 @@ class RunProgress:
 
     def evaluation(self, result: EvaluationResult) -> None:
         """One evaluated set of one version."""
+        if result.accuracy is None or result.format_rate is None:
+            self.say(f"version {result.version}: {result.set} is not judged: the sandbox gave no verdict on any of its {result.unjudged} answers")
+            return
         self.say(
             f"version {result.version}: {result.set} {result.accuracy:.1%} right (95% interval {result.low:.1%} to {result.high:.1%}), "
             f"{result.format_rate:.1%} answered, {result.num_problems} problem{'s' if result.num_problems != 1 else ''}"

@@ -22,7 +22,7 @@ class QueueMetrics:
     """One queue's registry and the counts that it last showed."""
 
     def __init__(self, counts: QueueCounts) -> None:
-        self.registry = Registry(Role.QUEUE, "0")
+        self.registry = Registry(Role.QUEUE, "queue")
         self._shown = counts
         self.registry.gauge("rlvr_slots_limit").set(counts.capacity)
 

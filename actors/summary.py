@@ -23,9 +23,9 @@ class ProcessSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 class SecondsSummary(msgspec.Struct, frozen=True, kw_only=True):
     setup: float
-    """Until every actor stood and version 0 was published."""
+    """Until every actor stood and generators and learner had joined the broadcast; version 0 is published after it."""
     training: float
-    """From there to the last trained step; evaluations on the way included."""
+    """From there to the last trained step; the broadcast of version 0 and evaluations on the way included."""
     total: float
 
 
@@ -37,7 +37,8 @@ class WeightSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole run. Accuracies are fractions: greedy, on the first evaluation set, of bf16-rounded weights; None where it was not evaluated."""
+    """A whole run. Accuracies are fractions, of bf16-rounded weights: on the first greedy evaluation set, and on the training problems; None where
+    there is no such set, or it was not evaluated, or none of its answers could be judged."""
 
     name: str
     steps: int

@@ -60,10 +60,10 @@ class Evaluation(msgspec.Struct, frozen=True):
 
     step: int
     set: str
-    accuracy: float
+    accuracy: float | None
     low: float
     high: float
-    format_rate: float
+    format_rate: float | None
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ class Result:
 
     @property
     def heldout(self) -> tuple[Evaluation, ...]:
-        return tuple(sorted((each for each in self.evaluations if each.set == HELDOUT_SET), key=lambda each: each.step))
+        judged = (each for each in self.evaluations if each.set == HELDOUT_SET and each.accuracy is not None)
+        return tuple(sorted(judged, key=lambda each: each.step))
 
     @property
     def best_on_the_way(self) -> float:

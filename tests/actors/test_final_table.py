@@ -31,3 +31,13 @@ def test_without_an_evaluation_there_is_no_table() -> None:
 
 def test_a_report_of_nothing_is_no_table() -> None:
     assert final_table(LINES, []) is None
+
+
+def test_what_was_not_judged_is_a_dash_and_never_the_best() -> None:
+    lines = [{**line, "accuracy": None} if (line["step"], line["set"]) == (5, "b") else line for line in LINES]
+    table = final_table(lines, ["best_average"])
+    assert table is not None
+    assert list(table.columns[1].cells) == ["0.9"]
+    last = final_table([*lines, {"step": 12, "version": "0.12", "set": "a", "accuracy": None}], ["last"])
+    assert last is not None
+    assert list(last.columns[2].cells) == ["–"]

@@ -122,3 +122,15 @@ def test_the_markdown_table_has_a_line_a_run(tmp_path: Path) -> None:
 
 def test_a_summary_may_grow(tmp_path: Path) -> None:
     assert msgspec.convert(summary_of(37.5, 97.5) | {"new": 1}, Summary).steps == 60
+
+
+def test_an_evaluation_that_was_not_judged_is_no_point_of_the_curve(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "demo", 37.5, 97.5)
+    evaluations = folder / "evals.jsonl"
+    lines = [json.loads(line) for line in evaluations.read_text().splitlines()]
+    lines = [{**line, "accuracy": None, "format_rate": None} if line["step"] == 30 else line for line in lines]
+    evaluations.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = read_result(folder, "one-shot")
+    assert result is not None
+    assert [each.step for each in result.heldout] == [0, 60]
+    assert result.best_on_the_way == 97.5
