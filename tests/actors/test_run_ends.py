@@ -75,13 +75,6 @@ def test_ctrl_c_while_the_actors_start_leaves_a_summary_and_exits_with_130(tmp_p
     assert processes_of(str(tmp_path / "run")) == []
 
 
-def test_ctrl_c_during_the_last_evaluation_is_heard(tmp_path: Path) -> None:
-    interrupted = demo_run(tmp_path / "run", "run.num_steps=2", at="step 2/2", do=interrupt)
-    assert interrupted.code == 130
-    assert interrupted.summary["steps"] == 2
-    assert interrupted.summary["accuracy_before"] is not None
-
-
 def test_a_checkpoint_evaluates_to_what_the_run_measured(tmp_path: Path) -> None:
     finished = demo_run(tmp_path / "run", "run.num_steps=20")
     assert finished.code == 0, finished.said[-20:]
