@@ -49,7 +49,7 @@ def run(
     if dry_run:
         from actors import plan_command
 
-        raise typer.Exit(plan_command.dry_run(file, overrides))
+        raise typer.Exit(plan_command.dry_run(file, overrides, run_dir))
     from actors import run_command
 
     raise typer.Exit(run_command.run(file, overrides, run_dir))

@@ -1,10 +1,11 @@
 """Everything a run can be refused for before anything is started or written.
 
 Owns the step from a configuration to a `Plan`: problems, rendered and tokenised prompts, evaluation prompts, token limits. Called by the CLI;
-starts nothing, writes nothing. Raises ConfigError or ProblemError with one sentence.
+leaves nothing running, writes nothing. Raises UserError with one sentence.
 """
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -86,6 +87,16 @@ def check_golds(problems: Sequence[Problem], verifier: Verifier) -> None:
             raise ProblemError(
                 f"problem {problem.id}: its gold answer {problem.answer!r} cannot be graded: {fault}; correct it, or set prompts.answers.{problem.id}"
             )
+
+
+def check_sandbox(config: Config) -> None:
+    """Where layers of the sandbox are required: bring one up on this machine, and end it. Raises UserError for a layer that the kernel lacks.
+
+    Verifiers of a joined Ray may live on other machines: there each checks itself.
+    """
+    if config.verifiers.require and not os.environ.get("RAY_ADDRESS"):
+        with Verifier.for_training(config):
+            pass
 
 
 def render_prompts(problems: Sequence[Problem], tokenizer: Tokenizer, config: Config, *, template: str = "") -> dict[str, tuple[int, ...]]:

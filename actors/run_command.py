@@ -4,6 +4,8 @@ Owns the order in which a run can be refused: configuration, model and problems,
 """
 
 import asyncio
+import ipaddress
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +14,10 @@ import ray
 from rich.console import Console
 
 from actors import cluster, run_folder
+from actors.cluster import Cluster
 from actors.controller import FINISHED, INTERRUPTED, Controller
 from actors.final_table import final_table
-from actors.prepare import prepare
+from actors.prepare import check_sandbox, prepare
 from actors.progress import RunProgress
 from actors.run_folder import EVALUATIONS, RunFolder
 from actors.service import check_port
@@ -22,6 +25,9 @@ from actors.summary import Summary
 from rlvr import config_rules
 from rlvr.config import Config
 from rlvr.config_file import load_config
+from rlvr.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 EXIT_CODES = {FINISHED: 0, INTERRUPTED: 130}
 
@@ -42,11 +48,13 @@ def run(file: Path, overrides: Sequence[str], run_dir: Path | None) -> int:
 def train(config: Config, path: Path, *, console: Console) -> tuple[Summary, RunFolder]:
     """One whole run in this process. Raises UserError where it is refused; any later end is in the summary."""
     config_rules.check(config)
-    run_folder.check_can_create(path)
+    run_folder.check_can_create(path, config)
     check_port(config.metrics.bind, config.metrics.port)
     plan = prepare(config)
+    check_sandbox(config)
     joined = cluster.connect(config, namespace=f"firesteel-{config.run.name}-{os.getpid()}")
     try:
+        check_joined(config, joined)
         folder = RunFolder.create(path, config)
         console.print(f"run folder {path}", markup=False, highlight=False, soft_wrap=True)
         with RunProgress(console, num_steps=config.run.num_steps) as progress:
@@ -55,3 +63,24 @@ def train(config: Config, path: Path, *, console: Console) -> tuple[Summary, Run
     finally:
         ray.shutdown()
     return summary, folder
+
+
+def check_joined(config: Config, joined: Cluster) -> None:
+    """What only the cluster can tell. Raises ConfigError where weights are to go over NCCL and an end has no GPU."""
+    ends = (joined.device(config.generators.device), joined.device(config.learner.device))
+    if config.weights.backend == "nccl" and "cpu" in ends:
+        raise ConfigError(
+            f"weights.backend = nccl needs GPUs at both ends; here generators run on {ends[0]} and the learner on {ends[1]}: use auto or gloo"
+        )
+    if not joined.is_ours and _is_loopback(config.metrics.bind):
+        logger.warning(
+            "metrics.bind = %s: nobody finds the metrics of actors on other nodes of the Ray that was joined; set metrics.bind = 0.0.0.0",
+            config.metrics.bind,
+        )
+
+
+def _is_loopback(bind: str) -> bool:
+    try:
+        return ipaddress.ip_address(bind).is_loopback
+    except ValueError:
+        return bind == "localhost"

@@ -4,6 +4,7 @@ Owns names and formats of the files. Called by the controller (writes) and the C
 folder: actors hand their lines to the controller.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from actors.disk_space import checkpoints_bytes
 from rlvr.config import Config
 from rlvr.config_file import dump_config
 from rlvr.errors import UserError
@@ -52,15 +54,18 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path, config: Config) -> "RunFolder":
         """Make the folder with its resolved configuration. Raises UserError where it exists or cannot be written."""
-        check_can_create(path)
+        check_can_create(path, config)
+        folder = cls(path)
+        made: list[Path] = []
         try:
-            path.mkdir(parents=True)
-            (path / ROLLOUTS).mkdir()
-            cls(path).checkpoints(config.run.store).mkdir(parents=True)
+            for needed in (path, path / ROLLOUTS, folder.checkpoints(config.run.store)):
+                _make(needed, made)
             (path / CONFIG).write_text(dump_config(config), encoding="utf-8")
         except OSError as error:
-            raise UserError(f"the run folder {path} cannot be written: {error.strerror}; choose another with --run-dir") from error
-        return cls(path)
+            _unmake(path, made)
+            place = error.filename or path
+            raise UserError(f"the run folder {path} cannot be made: {place}: {error.strerror}; choose another --run-dir or run.store") from error
+        return folder
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
@@ -145,20 +150,69 @@ def default_path(name: str) -> Path:
     return Path("runs") / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def check_can_create(path: Path) -> None:
-    """Raise UserError where a run cannot write `path`: it exists, its parent is a file or read-only, or the disk is full."""
-    if path.exists():
+def check_can_create(path: Path, config: Config) -> None:
+    """Raise UserError where a run cannot write `path` or its checkpoints: there is something already, no folder can be made, or the disk is full.
+
+    Of a model that is not here only the least of all runs is asked of the disk.
+    """
+    if _is_there(path, key="--run-dir"):
         raise UserError(f"the run folder {path} exists; choose another with --run-dir, or move it away (a run never overwrites one)")
+    parent = _parent_to_write(path, what="the run folder")
+    checkpoints = RunFolder(path).checkpoints(config.run.store)
+    if not config.run.store:
+        _check_free(parent, MIN_FREE_BYTES + (checkpoints_bytes(config) or 0), remedy="choose another --run-dir")
+        return
+    _check_free(parent, MIN_FREE_BYTES, remedy="choose another --run-dir")
+    if _is_there(checkpoints, key="run.store"):
+        raise UserError(f"run.store: {checkpoints} exists; choose another name with --run-dir, or move it away (a run never overwrites checkpoints)")
+    _check_free(
+        _parent_to_write(checkpoints, what="run.store: the folder"),
+        max(MIN_FREE_BYTES, checkpoints_bytes(config) or 0),
+        remedy="choose another run.store",
+    )
+
+
+def _is_there(path: Path, *, key: str) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # a name that is too long, for example
+        raise UserError(f"{key}: {path} cannot be made: {error.strerror}") from error
+
+
+def _parent_to_write(path: Path, *, what: str) -> Path:
+    """The nearest folder above `path` that exists. Raises UserError where nothing can be made in it."""
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if not parent.is_dir():
-        raise UserError(f"the run folder {path} cannot be made: {parent} is not a folder")
+        raise UserError(f"{what} {path} cannot be made: {parent} is not a folder")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"the run folder {path} cannot be made: {parent} is not writable")
-    free = shutil.disk_usage(parent).free
-    if free < MIN_FREE_BYTES:
-        raise UserError(
-            f"the disk of {parent} has {free >> 20} MiB free, a run needs {MIN_FREE_BYTES >> 20} MiB; free some, or choose another --run-dir"
-        )
+        raise UserError(f"{what} {path} cannot be made: {parent} is not writable")
+    return parent
+
+
+def _check_free(folder: Path, needed: int, *, remedy: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(f"the disk of {folder} has {_size(free)} free, this run's files and checkpoints need {_size(needed)}; free some, or {remedy}")
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes >> 20} MiB"
+
+
+def _make(folder: Path, made: list[Path]) -> None:
+    """Make a folder that must not exist and the parents that it lacks; what was made is added to `made`, also where it ends in an OSError."""
+    for missing in (*(parent for parent in reversed(folder.absolute().parents) if not parent.exists()), folder):
+        missing.mkdir()
+        made.append(missing)
+
+
+def _unmake(path: Path, made: list[Path]) -> None:
+    """Take back what a failed `create` has made; a folder into which somebody else has written stays."""
+    if path in made:
+        (path / CONFIG).unlink(missing_ok=True)
+    for folder in reversed(made):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _now() -> str:

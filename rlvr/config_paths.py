@@ -51,18 +51,26 @@ def resolve_paths(config: Config, folder: Path) -> Config:
 
 def check_files(config: Config) -> None:
     """Raise ConfigError for the first file or model folder that the run needs and that is not there."""
+    for sentence in missing_files(config).values():
+        raise ConfigError(sentence)
+
+
+def missing_files(config: Config) -> dict[str, str]:
+    """Path → sentence of every file or model folder that the run needs and that is not there."""
+    missing: dict[str, str] = {}
     for key, model in (("model.policy", config.model.policy), ("model.reference", config.model.reference)):
         if is_folder_name(model) and not (Path(model) / "config.json").is_file():
             state = "has no config.json" if Path(model).is_dir() else "does not exist"
-            raise ConfigError(f"{key}: the model folder {model} {state}")
+            missing.setdefault(model, f"{key}: the model folder {model} {state}")
     for key, template in (("prompts.template", config.prompts.template), ("evaluation.template", config.evaluation.template)):
         if template and template not in BUILT_IN_TEMPLATES and not Path(template).is_file():
-            raise ConfigError(f"{key}: there is no template file {template}; built in are {', '.join(BUILT_IN_TEMPLATES)}")
+            missing.setdefault(template, f"{key}: there is no template file {template}; built in are {', '.join(BUILT_IN_TEMPLATES)}")
     if config.prompts.file and not Path(config.prompts.file).is_file():
-        raise ConfigError(f"prompts.file: there is no file {config.prompts.file}")
+        missing.setdefault(config.prompts.file, f"prompts.file: there is no file {config.prompts.file}")
     for one in config.evaluation.sets:
         if not Path(one.file).is_file():
-            raise ConfigError(f"evaluation.sets: the problems of {one.names[0]} are to be in {one.file}, which does not exist")
+            missing.setdefault(one.file, f"evaluation.sets: the problems of {one.names[0]} are to be in {one.file}, which does not exist")
+    return missing
 
 
 def _absolute(path: str, folder: Path) -> str:

@@ -3,7 +3,7 @@
 import json
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,16 +37,28 @@ def run_file(tmp_path: Path, model: Path) -> Path:
 
 
 @pytest.fixture
-def firesteel(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., tuple[int, str]]]:
-    """Run a command in this process; returns its exit code and what it said on stderr."""
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process; returns its exit code, what it printed and what it said on stderr."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
-    def call(*words: str) -> tuple[int, str]:
+    def command(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["firesteel", *words])
         with pytest.raises(SystemExit) as ended:
             cli.main()
-        return int(ended.value.code or 0), capsys.readouterr().err
+        return int(ended.value.code or 0), *capsys.readouterr()
 
-    return call
+    return command
+
+
+@pytest.fixture
+def firesteel(call: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple[int, str]]:
+    """Run a command in this process; returns its exit code and what it said on stderr."""
+
+    def command(*words: str) -> tuple[int, str]:
+        code, _, said = call(*words)
+        return code, said
+
+    return command
 
 
 RUN_REFUSALS = {
@@ -65,6 +77,19 @@ RUN_REFUSALS = {
     "an estimator that is not built": (["advantage.estimator=gae"], "grpo"),
     "more tokens than the model holds": (["rollout.max_completion_tokens=100"], "the model holds 64"),
     "an unknown reward": (["reward.kind=outcom"], "outcom"),
+    "a type that the learner cannot train in": (["model.compute_dtype=float16"], "loss scaling"),
+    "a reference that cannot be had": (["model.reference=nobodys-model"], "model.reference: the configuration of nobodys-model"),
+    "a store that cannot be made": (["run.store=/proc/nope"], "/proc"),
+    "evaluation stops of which the tokenizer has none": (["evaluation.stop_tokens=['</s>']"], "none of '</s>'"),
+}
+
+DRY_RUN_REFUSALS = {
+    "more problems a step than there are": (["prompts.problems_per_step=5"], "problems_per_step must be at most"),
+    "rollouts that updates do not divide": (["optimizer.updates_per_step=3"], "must divide"),
+    "a gold that cannot be parsed": (["prompts.answers={p = '1+'}"], "cannot be graded"),
+    "a store that cannot be made": (["run.store=/proc/nope"], "/proc"),
+    "an unknown reward": (["reward.kind=outcom"], "outcom"),
+    "a template without a place for the prompt": (["prompts.template=run.toml"], "has no {prompt}"),
 }
 
 
@@ -118,12 +143,39 @@ def test_a_missing_run_file_is_refused(firesteel: Callable[..., tuple[int, str]]
     assert (code, "nowhere.toml" in said, said.count("\n")) == (2, True, 1)
 
 
-def test_a_dry_run_needs_no_model_and_writes_nothing(
-    firesteel: Callable[..., tuple[int, str]], run_file: Path, model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_needs_no_model_and_writes_nothing(call: Callable[..., tuple[int, str, str]], run_file: Path) -> None:
     before = sorted(run_file.parent.rglob("*"))
-    assert firesteel("run", str(run_file), "--dry-run", "--set", "model.policy=./nowhere")[0] == 0
+    code, printed, said = call("run", str(run_file), "--dry-run", "--set", "model.policy=./nowhere")
+    assert (code, said) == (0, "")
+    assert "not checked: model.policy: the model folder" in printed
     assert sorted(run_file.parent.rglob("*")) == before
+
+
+def test_a_dry_run_says_of_a_missing_file_that_it_was_not_checked(call: Callable[..., tuple[int, str, str]], run_file: Path) -> None:
+    code, printed, _ = call("run", str(run_file), "--dry-run", "--set", "prompts.file=there.jsonl", "--set", 'evaluation.sets=[{names=["math500"]}]')
+    assert code == 0
+    assert printed.count("not checked: ") == 2
+    assert "can work" not in printed
+
+
+@pytest.mark.parametrize(("settings", "sentence"), DRY_RUN_REFUSALS.values(), ids=DRY_RUN_REFUSALS)
+def test_a_dry_run_refuses_what_the_run_would(firesteel: Callable[..., tuple[int, str]], run_file: Path, settings: list[str], sentence: str) -> None:
+    words = [word for setting in settings for word in ("--set", setting)]
+    code, said = firesteel("run", str(run_file), "--dry-run", *words)
+    assert (code, said.count("\n")) == (2, 1)
+    assert sentence in said
+
+
+def test_a_dry_run_refuses_malformed_problems_a_taken_port_and_a_run_folder_that_exists(
+    firesteel: Callable[..., tuple[int, str]], run_file: Path
+) -> None:
+    assert "exists" in firesteel("run", str(run_file), "--dry-run", "--run-dir", str(run_file.parent))[1]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert "in use" in firesteel("run", str(run_file), "--dry-run", "--set", f"metrics.port={server.getsockname()[1]}")[1]
+    (run_file.parent / "held.jsonl").write_text("{")
+    assert "held.jsonl, line 1" in firesteel("run", str(run_file), "--dry-run", "--set", 'evaluation.sets=[{file="held.jsonl"}]')[1]
+    (run_file.parent / "problems.jsonl").write_text("{")
+    assert "problems.jsonl, line 1" in firesteel("run", str(run_file), "--dry-run")[1]
 
 
 def test_what_is_no_run_folder_cannot_be_looked_at(firesteel: Callable[..., tuple[int, str]], tmp_path: Path) -> None:

@@ -1,13 +1,26 @@
 """Laws of the run folder: refused before anything is written, never overwritten, bounded, readable while it is written."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from actors.run_folder import EVENTS, RunFolder, check_can_create, default_path
-from rlvr.config import Config, RunConfig
+from rlvr.config import Config, ModelConfig, RunConfig
 from rlvr.config_file import load_config
 from rlvr.errors import UserError
+
+
+def stored(store: Path, **model: str) -> Config:
+    return Config(run=RunConfig(store=str(store)), model=ModelConfig(**model))
+
+
+def model_of(folder: Path, *, num_params: int) -> ModelConfig:
+    """A model folder whose weights claim so many parameters; the weights themselves are not there."""
+    folder.mkdir()
+    header = json.dumps({"weight": {"dtype": "F32", "shape": [num_params], "data_offsets": [0, 4 * num_params]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    return ModelConfig(policy=str(folder))
 
 
 def test_a_run_folder_that_exists_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
@@ -21,13 +34,15 @@ def test_a_run_folder_that_exists_is_refused_and_left_as_it_is(tmp_path: Path) -
 def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is not a folder"):
-        check_can_create(tmp_path / "file" / "run")
+        check_can_create(tmp_path / "file" / "run", Config())
+    with pytest.raises(UserError, match=r"run.store: .* is not a folder"):
+        check_can_create(tmp_path / "run", stored(tmp_path / "file"))
 
 
 def test_a_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("actors.run_folder.MIN_FREE_BYTES", 2**80)
-    with pytest.raises(UserError, match="MiB free"):
-        check_can_create(tmp_path / "run")
+    with pytest.raises(UserError, match="GiB free"):
+        check_can_create(tmp_path / "run", Config())
 
 
 def test_the_written_configuration_is_the_resolved_one(tmp_path: Path) -> None:
@@ -60,6 +75,36 @@ def test_with_a_store_the_checkpoints_go_into_a_folder_of_the_runs_name_there(tm
     folder = RunFolder.create(tmp_path / "run", Config(run=RunConfig(store=str(tmp_path / "store"))))
     assert folder.checkpoints(str(tmp_path / "store")) == tmp_path / "store" / "run" / "checkpoints"
     assert folder.checkpoints(str(tmp_path / "store")).is_dir()
+
+
+def test_checkpoints_of_the_same_name_in_the_store_are_refused_and_left_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "store" / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"run.store: .*/store/run/checkpoints exists"):
+        RunFolder.create(tmp_path / "run", stored(tmp_path / "store"))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["store"]
+
+
+def test_a_store_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    for store in (Path("/proc/nope"), tmp_path / ("x" * 300)):
+        with pytest.raises(UserError):
+            RunFolder.create(tmp_path / "run", stored(store))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_made_before_a_failure_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.run_folder.check_can_create", lambda path, config: None)  # as if all had been well a moment ago
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(UserError, match=r"cannot be made: /proc/nope: "):
+        RunFolder.create(tmp_path / "runs" / "a" / "b", stored(Path("/proc/nope")))
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_disk_that_cannot_hold_the_checkpoints_is_refused(tmp_path: Path) -> None:
+    config = Config(model=model_of(tmp_path / "model", num_params=2**46))
+    with pytest.raises(UserError, match=r"checkpoints need \d{7}.\d GiB; free some, or choose another --run-dir"):
+        check_can_create(tmp_path / "run", config)
+    with pytest.raises(UserError, match=r"choose another run.store"):
+        check_can_create(tmp_path / "run", stored(tmp_path / "store", policy=config.model.policy))
 
 
 def test_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
