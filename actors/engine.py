@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
+from actors.engine_device import check_can_run_on, check_same
 from actors.engine_samples import Completion, SampleRequest, Sampling, completion_of, num_sampled, sampling_params
 from actors.engine_settings import WEIGHT_ENGINE_NAME, BroadcastAddress, EngineSettings, engine_arguments, prepare_environment
 from learner.weight_protocol import NOT_STAGED, REFUSED, StagedVersion, receiver_names
@@ -57,18 +58,29 @@ class Engine:
 
     @classmethod
     async def start(cls, settings: EngineSettings, *, version: Version = START) -> Self:
-        """Start vLLM on the model folder, whose weights are called `version`. Takes some 10 to 60 s; raises EngineError."""
+        """Start vLLM on the model folder, whose weights are called `version`. Takes some 10 to 60 s.
+
+        Raises EngineError, also where vLLM would run on another device than the settings say.
+        """
         prepare_environment(settings)
         started = time.monotonic()
         try:
+            await asyncio.to_thread(check_can_run_on, settings.device)
             built: list[AsyncLLM] = []
             await asyncio.to_thread(start_vllm, settings, built)
             llm = built.pop()
             await llm.update_weight_version(str(version))
+        except EngineError:
+            raise
         except Exception as error:
             raise EngineError(f"vLLM did not start on {settings.model}: {error}") from error
         engine = cls(llm, settings, version)
-        await engine.sample(WARM_UP)
+        try:
+            check_same(settings.device, llm.vllm_config.device_config.device_type)
+            await engine.sample(WARM_UP)
+        except EngineError:
+            await engine.shutdown()
+            raise
         logger.info("engine started: model=%s seconds=%.1f", settings.model, time.monotonic() - started)
         return engine
 
@@ -139,7 +151,8 @@ class Engine:
     async def next_staged(self, after: Version | None) -> StagedVersion:
         """Wait until a version after `after` (None: any) is whole in every worker: the oldest one that somebody keeps, else the newest.
 
-        Raises BroadcastError when the sender is gone, EngineError when the engine is.
+        Every worker holds it from then on, until it is applied or this is called again. Raises BroadcastError when the sender is gone, EngineError
+        when the engine is.
         """
         if self._watch is None:
             raise BroadcastError("this engine has joined no broadcast")
@@ -152,8 +165,8 @@ class Engine:
     async def apply(self, version: Version) -> float:
         """Swap a staged version in under the running requests; return the seconds for which sampling stood.
 
-        Raises OvertakenError when the version is not staged (any more) and BroadcastError when it does not fit: the old weights go on.
-        Raises EngineError when the swap failed halfway.
+        Raises OvertakenError when the version is not staged (what `next_staged` returned is) and BroadcastError when it does not fit: the old
+        weights go on. Raises EngineError when the swap failed halfway.
         """
         async with self._turn:
             started = time.monotonic()

@@ -40,7 +40,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def prepare_environment(settings: EngineSettings) -> None:
-    """Set what vLLM reads from the environment; to be called before it is imported. What the user has set stays."""
+    """Set what vLLM reads from the environment; to be called before it is imported. What the user has set stays, but for the device."""
     defaults = {
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",
@@ -52,6 +52,9 @@ def prepare_environment(settings: EngineSettings) -> None:
     if settings.device == "cpu":
         # Unbound: two engines of one machine would else be bound to the same first cores. Pin the process to choose cores.
         defaults |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        # A build for GPUs, or a visible GPU, would else decide against what was asked for.
+        os.environ["VLLM_TARGET_DEVICE"] = "cpu"
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)
         if settings.tensor_parallel == 1:
             # The worker lives in the engine's process: half the start, 0.6 GiB less. vLLM gives it a process of its own only to bind its threads.

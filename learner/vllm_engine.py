@@ -66,7 +66,6 @@ class StagedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
             backend=init_info.backend,
             deadline_s=init_info.deadline_s,
             device=self.device,
-            num_newest=1 if size == 1 else 2,  # workers stage a version at slightly different times and must be able to apply the same one
         )
 
     def start_weight_update(self) -> None:

@@ -40,6 +40,14 @@ def address_towards(host: str, port: int) -> str:
         return str(probe.getsockname()[0])
 
 
+def connect(address: tuple[str, int], deadline_s: float) -> distributed.TCPStore:
+    """A client of the sender's store. Raises BroadcastError when nobody answers."""
+    try:
+        return distributed.TCPStore(*address, is_master=False, wait_for_workers=False, timeout=seconds(deadline_s))
+    except RuntimeError as error:
+        raise BroadcastError(f"no sender of weights at {address[0]}:{address[1]}: {first_line(error)}") from error
+
+
 class WeightGroup:
     """A formed group. Not thread-safe: one thread per process drives it, so that every rank has one launch order."""
 

@@ -1,7 +1,8 @@
 """What the weight sender and its receivers say to each other through the sender's store, and under which keys.
 
 The sender appends events (`event/N`); receivers poll for them, so nobody idles in a collective. `Called` names the members of the next group,
-`Formed` lets them build it, `Announced` precedes the broadcast of a version. Each receiver answers a version with the digest that it computed itself.
+`Formed` lets them build it, `Announced` precedes the broadcast of a version. Each receiver answers a version with the digest that it computed itself,
+and reports what it staged to the watch of its engine, which asks all receivers of the engine to hold a version before it is applied.
 Pure records and names; called by the two ends, knows no torch.
 """
 
@@ -12,10 +13,18 @@ from rlvr.records import Version
 EVENTS_KEPT = 64
 NUM_EVENTS_KEY = "events"
 NEWEST_CALL_KEY = "newest_call"
+"""The number of the newest `Called` event: a receiver that comes late begins there, and so need not come before its group is called."""
+POLL_S = 0.01
+"""Between two looks at the store (a look takes some 50 microseconds). The store's own wait prints a warning whenever nothing came in time."""
+KEPT_MAX = 2
+"""Kept versions that a receiver has at most, each a whole model: one for the next evaluation, and one more so that the learner stops only where
+evaluations are slower than training for longer than between two of them. Then the sender waits."""
 REFUSED = "update refused, weights unchanged"
 """Stands in every refusal of a receiver; vLLM hands an error of its worker on as text."""
 NOT_STAGED = "is not staged"
-"""The number of the newest `Called` event: a receiver that comes late begins there, and so need not come before its group is called."""
+"""Stands in the refusal of a version that a receiver has not, or no more: the one refusal after which another look finds what to apply."""
+HELD, GONE = "held", "gone"
+"""Answers to a question whether a receiver holds a version."""
 
 
 def event_key(number: int) -> str:
@@ -36,6 +45,21 @@ def answer_key(sequence: int, name: str) -> str:
 def staged_key(name: str, number: int) -> str:
     """The `number`-th version that this receiver staged whole."""
     return f"staged/{name}/{number}"
+
+
+def kept_key(name: str) -> str:
+    """How many kept versions wait at this receiver."""
+    return f"kept/{name}"
+
+
+def hold_key(name: str, number: int) -> str:
+    """The `number`-th version that this receiver is asked to hold."""
+    return f"hold/{name}/{number}"
+
+
+def held_key(name: str, number: int) -> str:
+    """The receiver's answer to that: HELD or GONE."""
+    return f"held/{name}/{number}"
 
 
 class Called(msgspec.Struct, frozen=True, tag=True):

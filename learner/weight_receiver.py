@@ -1,25 +1,26 @@
 """Policy weights on their way in: a thread that takes part in every broadcast and stages whole, checked versions in host memory.
 
-Owns the staged versions: the newest ones, and those announced with `keep` until they, or a newer one, are taken. A torn broadcast changes nothing.
-Runs in the process that holds the model (`learner.vllm_engine` starts it there); `StagedWatch` tells another process of the same host what is
-staged. Knows torch; no Ray, no vLLM.
+A torn broadcast changes nothing. A second thread, with a connection of its own, holds what the watch of the engine (`learner.weight_watch`) asks for,
+also while a broadcast is on its way. Runs in the process that holds the model (`learner.vllm_engine` starts it there). Knows torch; no Ray, no vLLM.
 """
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
 
 import msgspec
 import torch
 from torch import distributed
 
-from learner.weight_group import Backend, WeightGroup, address_towards, first_line, seconds
+from learner.weight_group import Backend, WeightGroup, address_towards, connect, first_line
 from learner.weight_protocol import (
     EVENTS_KEPT,
+    GONE,
+    HELD,
     NEWEST_CALL_KEY,
-    NOT_STAGED,
     NUM_EVENTS_KEY,
+    POLL_S,
     Announced,
     Answer,
     Called,
@@ -28,24 +29,18 @@ from learner.weight_protocol import (
     StagedVersion,
     answer_key,
     event_key,
+    held_key,
+    hold_key,
     joined_key,
+    kept_key,
     staged_key,
 )
+from learner.weight_shelf import Shelf
 from learner.weights import WEIGHT_DTYPE, digest, views
 from rlvr.errors import BroadcastError
 from rlvr.records import Version
 
 logger = logging.getLogger(__name__)
-
-POLL_S = 0.01
-"""Between two looks at the store (a look takes some 50 microseconds). The store's own wait prints a warning whenever nothing came in time."""
-
-
-class Staged(msgspec.Struct, frozen=True):
-    """A staged version and its tensors."""
-
-    staged: StagedVersion
-    tensors: dict[str, torch.Tensor]
 
 
 class WeightReceiver:
@@ -58,7 +53,6 @@ class WeightReceiver:
         *,
         backend: Backend = "gloo",
         deadline_s: float = 60.0,
-        num_newest: int = 1,
         device: torch.device | None = None,
     ) -> None:
         """Begin to receive.
@@ -70,46 +64,48 @@ class WeightReceiver:
         self._device = device
         self._backend: Backend = backend
         self._deadline_s = deadline_s
-        self._num_newest = num_newest
         self._own_address = address_towards(*address)
         self._store = connect(address, deadline_s)
         self._next_event = int(self._store.get(NEWEST_CALL_KEY)) if self._store.check([NEWEST_CALL_KEY]) else 0
         self._group: WeightGroup | None = None
         self._called = Called(epoch=0, members=())
         self._num_staged = 0
-        self._versions: dict[Version, Staged] = {}
-        self._lock = threading.Lock()
+        self._num_kept_told = -1
+        self._shelf = Shelf(name)
         self._closing = threading.Event()
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name=f"weights-{name}", daemon=True)
-        self._thread.start()
+        holds = connect(address, deadline_s)  # the broadcasts' connection is busy while a group forms
+        self._threads = [
+            threading.Thread(target=self._run, name=f"weights-{name}", daemon=True),
+            threading.Thread(target=self._answer_holds, args=(holds,), name=f"holds-{name}", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def staged(self) -> tuple[StagedVersion, ...]:
         """What waits to be taken, oldest first."""
-        with self._lock:
-            return tuple(self._versions[version].staged for version in sorted(self._versions))
+        return self._shelf.staged()
 
     def take(self, version: Version) -> dict[str, torch.Tensor]:
         """Hand over a staged version, by checkpoint name; older ones are dropped with it.
 
         Raises BroadcastError when it is not staged, with the reason where the receiver has failed.
         """
-        with self._lock:
-            if version not in self._versions:
-                there = ", ".join(str(each) for each in sorted(self._versions)) or "none"
-                raise BroadcastError(f"version {version} {NOT_STAGED} at {self.name} (staged: {there})") from self._error
-            taken = self._versions.pop(version)
-            self._versions = {each: staged for each, staged in self._versions.items() if each > version}
-            return taken.tensors
+        try:
+            return self._shelf.take(version)
+        except BroadcastError as error:
+            raise error from self._error
 
     def close(self) -> None:
-        """Stop the thread; returns when it has ended, which a broadcast in progress can delay by its deadline."""
+        """Stop the threads; returns when they have ended, which a broadcast in progress can delay by its deadline."""
         self._closing.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
         try:
             while not self._closing.is_set():
+                self._tell_kept()
                 match self._wait_for_event():
                     case Called() as called:
                         self._answer_call(called)
@@ -122,6 +118,8 @@ class WeightReceiver:
             logger.warning("receiver %s stopped, weights stay as they are until it joins again: %s", self.name, first_line(error))
         finally:
             self._drop_group()
+            with contextlib.suppress(RuntimeError):  # the sender is gone, too
+                self._store.set(kept_key(self.name), "0")  # nobody waits for room at a receiver that has stopped
 
     def _wait_for_event(self) -> Event | None:
         num_events = self._store.add(NUM_EVENTS_KEY, 0)
@@ -174,64 +172,31 @@ class WeightReceiver:
         return views(flat, announced.names, announced.shapes)
 
     def _stage(self, staged: StagedVersion, tensors: dict[str, torch.Tensor]) -> None:
-        with self._lock:
-            self._versions[staged.version] = Staged(staged, tensors)
-            newest = sorted(self._versions)[-self._num_newest :]
-            self._versions = {version: each for version, each in self._versions.items() if each.staged.keep or version in newest}
+        self._shelf.put(staged, tensors)
+        self._tell_kept()  # before the answer, after which the sender may look for room
         self._store.set(staged_key(self.name, self._num_staged), msgspec.json.encode(staged).decode())
         self._num_staged += 1
+
+    def _tell_kept(self) -> None:
+        num_kept = sum(staged.keep for staged in self._shelf.staged())
+        if num_kept != self._num_kept_told:
+            self._store.set(kept_key(self.name), str(num_kept))
+            self._num_kept_told = num_kept
+
+    def _answer_holds(self, store: distributed.TCPStore) -> None:
+        """Hold what the watch of this engine asks for, and say whether it is still there."""
+        number = 0
+        try:
+            while not self._closing.wait(POLL_S):
+                if store.check([key := hold_key(self.name, number)]):
+                    is_held = self._shelf.hold(Version.parse(store.get(key).decode()))
+                    store.delete_key(key)
+                    store.set(held_key(self.name, number), HELD if is_held else GONE)
+                    number += 1
+        except RuntimeError as error:
+            logger.debug("receiver %s is asked for no version any more: %s", self.name, first_line(error))  # the broadcasts' thread says it aloud
 
     def _drop_group(self) -> None:
         if self._group is not None:
             self._group.abort()
             self._group = None
-
-
-class StagedWatch:
-    """Sees, from any process, which versions every one of `names` has staged. Thread-safe."""
-
-    def __init__(self, address: tuple[str, int], names: Sequence[str], *, deadline_s: float = 60.0) -> None:
-        self._store = connect(address, deadline_s)
-        self._next = dict.fromkeys(names, 0)
-        self._reported: dict[StagedVersion, set[str]] = {}
-        self._turn = threading.Lock()
-
-    def next(self, after: Version | None, *, wait_s: float) -> StagedVersion | None:
-        """The oldest kept version after `after` (None: any) that all have staged, else the newest one; None when there is none within `wait_s`.
-
-        Raises BroadcastError when the sender's store is gone.
-        """
-        ends_at = time.monotonic() + wait_s
-        while True:
-            with self._turn:
-                try:
-                    self._read_reports()
-                except RuntimeError as error:
-                    raise BroadcastError(f"the sender of weights is gone: {first_line(error)}") from error
-                chosen = self._choose(after)
-            if chosen or time.monotonic() >= ends_at:
-                return chosen
-            time.sleep(POLL_S)
-
-    def _choose(self, after: Version | None) -> StagedVersion | None:
-        if after is not None:
-            self._reported = {staged: names for staged, names in self._reported.items() if staged.version > after}
-        whole = sorted((staged for staged, names in self._reported.items() if len(names) == len(self._next)), key=lambda staged: staged.version)
-        kept = [staged for staged in whole if staged.keep]
-        return next(iter(kept or whole[-1:]), None)
-
-    def _read_reports(self) -> None:
-        for name in self._next:
-            while self._store.check([key := staged_key(name, self._next[name])]):
-                staged = msgspec.json.decode(self._store.get(key), type=StagedVersion)
-                self._store.delete_key(key)
-                self._next[name] += 1
-                self._reported.setdefault(staged, set()).add(name)
-
-
-def connect(address: tuple[str, int], deadline_s: float) -> distributed.TCPStore:
-    """A client of the sender's store. Raises BroadcastError when nobody answers."""
-    try:
-        return distributed.TCPStore(*address, is_master=False, wait_for_workers=False, timeout=seconds(deadline_s))
-    except RuntimeError as error:
-        raise BroadcastError(f"no sender of weights at {address[0]}:{address[1]}: {first_line(error)}") from error

@@ -5,6 +5,7 @@ group; the next one is formed without the dead. The learner's rank 0 calls the s
 no Ray, no vLLM.
 """
 
+import contextlib
 import hashlib
 import itertools
 import logging
@@ -19,8 +20,10 @@ from torch import distributed
 from learner.weight_group import SENDER_RANK, Backend, WeightGroup, seconds
 from learner.weight_protocol import (
     EVENTS_KEPT,
+    KEPT_MAX,
     NEWEST_CALL_KEY,
     NUM_EVENTS_KEY,
+    POLL_S,
     Announced,
     Answer,
     Called,
@@ -29,6 +32,7 @@ from learner.weight_protocol import (
     answer_key,
     event_key,
     joined_key,
+    kept_key,
 )
 from rlvr.errors import BroadcastError
 from rlvr.records import Version
@@ -39,6 +43,8 @@ WEIGHT_DTYPE = torch.bfloat16
 CHUNK_BYTES = 64 * 2**20
 GRACE_S = 1.0
 """After a broken broadcast: how long the living have to say so, which tells them from the dead."""
+PATIENCE_S = 4 * 3600.0
+"""How long a kept version waits for room at its receivers: longer than the evaluations that are in its way, and yet an end."""
 
 
 class BroadcastReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,12 +89,21 @@ def check_tensor(name: str, tensor: torch.Tensor) -> None:
 class WeightSender:
     """Hosts the store and broadcasts versions to the group of the day. Thread-safe: one form or publish at a time."""
 
-    def __init__(self, host: str, *, backend: Backend = "gloo", deadline_s: float = 60.0, chunk_bytes: int = CHUNK_BYTES) -> None:
+    def __init__(
+        self,
+        host: str,
+        *,
+        backend: Backend = "gloo",
+        deadline_s: float = 60.0,
+        chunk_bytes: int = CHUNK_BYTES,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         """Host a store on a free port of `host`, an address that every receiver can reach. nccl sends from this thread's GPU."""
         self._host = host
         self._backend: Backend = backend
         self._device = torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else None
         self._deadline_s = deadline_s
+        self._patience_s = patience_s
         self._chunk_values = max(1, chunk_bytes // WEIGHT_DTYPE.itemsize)
         self._store = distributed.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=seconds(deadline_s))
         self._turn = threading.Lock()
@@ -130,10 +145,12 @@ class WeightSender:
     def publish(self, version: Version, tensors: Mapping[str, torch.Tensor], *, keep: bool = False, expected: str | None = None) -> BroadcastReport:
         """Bring `tensors` to every receiver of the group and return when each has proved its digest.
 
-        tensors: bf16 in host memory, by checkpoint name. keep: receivers hold this version until it is taken. expected: the digest, where the
-        caller has it already. Raises LostReceiversError, naming them, or BroadcastError; then the group is gone and `form` is next.
+        tensors: bf16 in host memory, by checkpoint name. keep: receivers have this version until it is taken, or a newer one; where one of them
+        has KEPT_MAX of that kind already, this call first waits for room, during which another group may be formed. expected: the digest, where the
+        caller has it already. Raises LostReceiversError, naming them, or BroadcastError; then the group is gone and `form` is next, unless it
+        was for want of room.
         """
-        with self._turn:
+        with self._turn_with_room(version) if keep else self._turn:
             if self._is_broken or not self._epoch:
                 raise BroadcastError(f"version {version}: there is no group to broadcast to, form one first")
             started = time.monotonic()
@@ -157,6 +174,35 @@ class WeightSender:
         with self._turn:
             self._drop_group()
             self._is_broken = True
+
+    @contextlib.contextmanager
+    def _turn_with_room(self, version: Version) -> Iterator[None]:
+        """The turn at a moment at which every member has room for one more kept version. Raises BroadcastError when patience ends."""
+        ends_at = time.monotonic() + self._patience_s
+        has_warned = False
+        while True:
+            with self._turn:
+                full = self._full_members()
+                if not full:
+                    yield
+                    return
+            if time.monotonic() > ends_at:
+                raise BroadcastError(
+                    f"version {version}: for {self._patience_s:g} s no room at {', '.join(full)}, which keeps {KEPT_MAX} versions "
+                    "that nobody has evaluated; evaluate less, or less often"
+                )
+            if not has_warned:
+                logger.warning(
+                    "version=%s waits for evaluations at %s, which take longer than the steps between them; evaluate less, or less often",
+                    version, ", ".join(full),
+                )  # fmt: skip
+                has_warned = True
+            time.sleep(POLL_S)
+
+    def _full_members(self) -> tuple[str, ...]:
+        """Those of the group that have as many kept versions as they may."""
+        members = self._members if self._group is not None else ()
+        return tuple(name for name in members if self._store.check([key := kept_key(name)]) and int(self._store.get(key)) >= KEPT_MAX)
 
     def _announcement(self, version: Version, tensors: Mapping[str, torch.Tensor], *, keep: bool, expected: str | None) -> Announced:
         self._sequence += 1

@@ -66,6 +66,17 @@ def test_a_kept_version_waits_for_its_turn_behind_newer_ones(running: EngineUnde
     running.run(running.engine.apply(newest.version))
 
 
+def test_a_version_that_was_returned_is_applied_though_newer_ones_came(running: EngineUnderTest) -> None:
+    returned = running.publish()
+    newest = Version(step=returned.step + 1)
+    running.weights[newest] = running.weights[returned]
+    running.sender.publish(newest, running.weights[newest])
+    running.run(running.engine.apply(returned))
+    assert running.engine.version == returned
+    assert running.run(running.engine.next_staged(returned)).version == newest
+    running.run(running.engine.apply(newest))
+
+
 def test_the_death_of_the_engine_is_an_error_at_everybody_who_waits_and_leaves_no_process(running: EngineUnderTest) -> None:
     """The last of this module: it ends the engine."""
     (process,) = [child for child in multiprocessing.active_children() if "EngineCore" in child.name]

@@ -1,87 +1,25 @@
 """Laws of the weight broadcast, with real process groups over gloo; receivers that die live in processes of their own."""
 
-import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 
 import pytest
 import torch
+from broadcasts import DEADLINE_S, V1, V2, V3, processes, receivers, receiving_process, same_bits, senders, weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner.weight_protocol import StagedVersion, receiver_names
-from learner.weight_receiver import StagedWatch, WeightReceiver
+from learner.weight_protocol import StagedVersion
+from learner.weight_receiver import WeightReceiver
+from learner.weight_watch import StagedWatch
 from learner.weights import LostReceiversError, WeightSender, chunks, digest, views
 from rlvr.errors import BroadcastError
 from rlvr.records import Version
 
-V1, V2, V3 = Version(step=1), Version(step=2), Version(step=3)
-DEADLINE_S = 2.0
 SLACK_S = 4.0  # what a busy machine may add to a deadline and its grace
-
-Address = tuple[str, int]
-Weights = dict[str, torch.Tensor]
-
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["learner.weight_receiver"])
-
-
-def weights(seed: int = 0, *, num_values: int = 1000) -> Weights:
-    """Tensors of every awkward kind: large, scalar, empty, not contiguous, and bits that are no numbers."""
-    generator = torch.Generator().manual_seed(seed)
-    bits = torch.tensor([0x7FC1, -0x8000, 0x7F80, 0x0001, -0x0080], dtype=torch.int32).to(torch.int16)
-    return {
-        "model.embed.weight": torch.randn(num_values, 3, generator=generator).bfloat16(),
-        "model.scale": torch.tensor(float(seed)).bfloat16(),
-        "model.empty": torch.empty(0, 4, dtype=torch.bfloat16),
-        "model.transposed": torch.randn(5, 7, generator=generator).bfloat16().t(),
-        "model.odd": bits.view(torch.bfloat16),
-    }
-
-
-def same_bits(left: Weights, right: Weights) -> bool:
-    return left.keys() == right.keys() and all(
-        torch.equal(left[name].contiguous().view(torch.int16), right[name].contiguous().view(torch.int16)) for name in left
-    )
-
-
-@contextmanager
-def senders(*, deadline_s: float = DEADLINE_S, chunk_bytes: int = 512) -> Iterator[WeightSender]:
-    sender = WeightSender("127.0.0.1", deadline_s=deadline_s, chunk_bytes=chunk_bytes)
-    yield sender
-    sender.close()
-
-
-@contextmanager
-def receivers(address: Address, *names: str, deadline_s: float = DEADLINE_S) -> Iterator[list[WeightReceiver]]:
-    all_of_them = [WeightReceiver(address, name, deadline_s=deadline_s) for name in names]
-    yield all_of_them
-    for receiver in all_of_them:
-        receiver.close()
-
-
-def receive_until_killed(address: Address, name: str, pipe: Connection) -> None:
-    receiver = WeightReceiver(address, name, deadline_s=DEADLINE_S)
-    pipe.send("receiving")
-    pipe.recv()
-    receiver.close()
-
-
-@contextmanager
-def receiving_process(address: Address, name: str) -> Iterator[BaseProcess]:
-    ours, theirs = processes.Pipe()
-    process = processes.Process(target=receive_until_killed, args=(address, name, theirs))
-    process.start()
-    assert ours.recv() == "receiving"
-    yield process
-    process.kill()
-    process.join()
 
 
 def test_the_digest_sees_names_shapes_and_every_bit_but_no_order() -> None:
@@ -135,21 +73,6 @@ def test_a_receiver_keeps_the_newest_version_and_those_announced_with_keep_until
         sender.publish(Version(step=5), weights(5))
         assert same_bits(receiver.take(Version(step=5)), weights(5))
         assert receiver.staged() == ()
-
-
-def test_a_watch_in_another_place_sees_kept_versions_first_and_only_what_all_its_workers_have() -> None:
-    names = receiver_names("g0", tensor_parallel=2)
-    with senders() as sender, receivers(sender.address, *names, "g1.0"):
-        sender.form([*names, "g1.0"])
-        watch = StagedWatch(sender.address, names)
-        assert watch.next(None, wait_s=0.0) is None
-        for version in (V1, V2, V3):
-            sender.publish(version, weights(version.step), keep=version == V2)
-        assert watch.next(None, wait_s=DEADLINE_S) == StagedVersion(V2, keep=True)
-        assert watch.next(V2, wait_s=DEADLINE_S) == StagedVersion(V3)
-        assert watch.next(V3, wait_s=0.0) is None
-        lonely = StagedWatch(sender.address, ["g1.0", "g2.0"])
-        assert lonely.next(None, wait_s=0.0) is None
 
 
 def test_another_digest_is_refused_and_the_version_before_it_stays() -> None:

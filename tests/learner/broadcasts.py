@@ -1,0 +1,74 @@
+"""Senders, receivers and weights for the laws of the broadcast: real process groups over gloo, and receivers in processes that can be killed."""
+
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+import torch
+
+from learner.weight_receiver import WeightReceiver
+from learner.weights import WeightSender
+from rlvr.records import Version
+
+V1, V2, V3 = Version(step=1), Version(step=2), Version(step=3)
+DEADLINE_S = 2.0
+
+Address = tuple[str, int]
+Weights = dict[str, torch.Tensor]
+
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["learner.weight_receiver"])
+
+
+def weights(seed: int = 0, *, num_values: int = 1000) -> Weights:
+    """Tensors of every awkward kind: large, scalar, empty, not contiguous, and bits that are no numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    bits = torch.tensor([0x7FC1, -0x8000, 0x7F80, 0x0001, -0x0080], dtype=torch.int32).to(torch.int16)
+    return {
+        "model.embed.weight": torch.randn(num_values, 3, generator=generator).bfloat16(),
+        "model.scale": torch.tensor(float(seed)).bfloat16(),
+        "model.empty": torch.empty(0, 4, dtype=torch.bfloat16),
+        "model.transposed": torch.randn(5, 7, generator=generator).bfloat16().t(),
+        "model.odd": bits.view(torch.bfloat16),
+    }
+
+
+def same_bits(left: Weights, right: Weights) -> bool:
+    return left.keys() == right.keys() and all(
+        torch.equal(left[name].contiguous().view(torch.int16), right[name].contiguous().view(torch.int16)) for name in left
+    )
+
+
+@contextmanager
+def senders(*, deadline_s: float = DEADLINE_S, chunk_bytes: int = 512, patience_s: float = 60.0) -> Iterator[WeightSender]:
+    sender = WeightSender("127.0.0.1", deadline_s=deadline_s, chunk_bytes=chunk_bytes, patience_s=patience_s)
+    yield sender
+    sender.close()
+
+
+@contextmanager
+def receivers(address: Address, *names: str, deadline_s: float = DEADLINE_S) -> Iterator[list[WeightReceiver]]:
+    all_of_them = [WeightReceiver(address, name, deadline_s=deadline_s) for name in names]
+    yield all_of_them
+    for receiver in all_of_them:
+        receiver.close()
+
+
+def receive_until_killed(address: Address, name: str, pipe: Connection) -> None:
+    receiver = WeightReceiver(address, name, deadline_s=DEADLINE_S)
+    pipe.send("receiving")
+    pipe.recv()
+    receiver.close()
+
+
+@contextmanager
+def receiving_process(address: Address, name: str) -> Iterator[BaseProcess]:
+    ours, theirs = processes.Pipe()
+    process = processes.Process(target=receive_until_killed, args=(address, name, theirs))
+    process.start()
+    assert ours.recv() == "receiving"
+    yield process
+    process.kill()
+    process.join()
