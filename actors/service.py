@@ -14,6 +14,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 from rlvr.errors import UserError
 
+EVERY_ADDRESS = ("0.0.0.0", "::", "")
+
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
     """One place where Prometheus finds metrics of one actor."""
@@ -25,11 +27,35 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 def check_port(bind: str, port: int) -> None:
     """Raise UserError where `bind`:`port` cannot be listened on now; the service itself opens it later."""
+    _listen(bind, port).close()
+
+
+def host_port(host: str, port: int) -> str:
+    """As Prometheus and URLs write it: an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _listen(bind: str, port: int) -> socket.socket:
+    """A listening socket; `::` listens on IPv4 too, where the machine can. Raises UserError."""
+    is_ipv6 = ":" in bind
     try:
-        with socket.create_server((bind, port), family=socket.AF_INET6 if ":" in bind else socket.AF_INET):
-            pass
+        return socket.create_server(
+            (bind, port), family=socket.AF_INET6 if is_ipv6 else socket.AF_INET, dualstack_ipv6=bind == "::" and socket.has_dualstack_ipv6()
+        )
     except OSError as error:
         raise _refusal(bind, port, error) from error
+
+
+def _own_address() -> str:
+    """The address from which this machine would speak to others; nothing is sent. Its loopback where it has no network."""
+    for family, elsewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):  # addresses for documentation
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((elsewhere, 9))
+                return str(probe.getsockname()[0])
+        except OSError:
+            continue
+    return "127.0.0.1"
 
 
 def _refusal(bind: str, port: int, error: OSError) -> UserError:
@@ -42,9 +68,17 @@ class Service:
     """The HTTP server of one run."""
 
     def __init__(
-        self, *, run: str, targets: Callable[[], Sequence[Target]], status: Callable[[], Awaitable[dict[str, Any]]], registry: CollectorRegistry
+        self,
+        *,
+        run: str,
+        targets: Callable[[], Sequence[Target]],
+        status: Callable[[], Awaitable[dict[str, Any]]],
+        registry: CollectorRegistry,
+        advertise: str = "",
     ) -> None:
+        """advertise: the host under which others find the service where it is bound to every address; empty = this machine's own address."""
         self._run = run
+        self._advertise = advertise
         self._targets = targets
         self._status = status
         self._registry = registry
@@ -57,15 +91,13 @@ class Service:
 
     async def start(self, bind: str, port: int) -> None:
         """Listen. Raises UserError where the port is taken or the address is not this machine's."""
+        listening = _listen(bind, port)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, bind, port)
-        try:
-            await site.start()
-        except OSError as error:
-            await self._runner.cleanup()
-            raise _refusal(bind, port, error) from error
-        host, chosen = self._runner.addresses[0][:2]
-        self.address = f"http://{f'[{host}]' if ':' in host else host}:{chosen}"
+        await web.SockSite(self._runner, listening).start()
+        host, chosen = listening.getsockname()[:2]
+        if host in EVERY_ADDRESS:
+            host = self._advertise or _own_address()
+        self.address = f"http://{host_port(host, chosen)}"
 
     async def stop(self) -> None:
         await self._runner.cleanup()

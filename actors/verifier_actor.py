@@ -42,7 +42,7 @@ class VerifierActor:
         self._name = name
         self._metrics = Registry(role="verifier", replica=name)
         self._training = Verifier.for_training(config)
-        self._evaluation = Verifier.for_evaluation(config)
+        self._evaluation = Verifier.for_evaluation(config, beside=self._training)  # asks the same children
         self._bind = config.metrics.bind
         self._workers = config.verifiers.workers
 
@@ -70,8 +70,8 @@ class VerifierActor:
 
     async def stop(self) -> None:
         """Leave no process behind."""
-        await asyncio.to_thread(self._training.close)
         await asyncio.to_thread(self._evaluation.close)
+        await asyncio.to_thread(self._training.close)
 
     async def _beat(self, queue: QueueClient) -> Never:
         """Gives a sign of life; waits for the clock."""
