@@ -59,7 +59,7 @@ def run(
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="a model folder, such as a checkpoint")],
     problems: Annotated[Path, typer.Argument(metavar="PROBLEMS.jsonl", help="problems with gold answers")],
-    run_file: Annotated[Path | None, typer.Option("--run", help="take [evaluation] from this run file")] = None,
+    run_file: Annotated[Path | None, typer.Option("--run", help="ask as this run file does: its [evaluation], limits, stop tokens and type")] = None,
     extract: Annotated[str | None, typer.Option("--extract", metavar="all|last_boxed", help="how the answer is found")] = None,
     template: Annotated[str | None, typer.Option("--template", metavar="T", help="raw, chat or a template file")] = None,
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", min=1, help="longest completion")] = None,

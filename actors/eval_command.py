@@ -18,7 +18,7 @@ from actors.engine_settings import EngineSettings
 from actors.evaluation import EvaluationPrompt, EvaluationResult, EvaluationRun, EvaluationSample, as_unverified, results
 from actors.prepare import check_golds, render_prompts
 from actors.tokenizer import Tokenizer
-from rlvr.config import Config, Extract
+from rlvr.config import Config, DType, Extract
 from rlvr.config_file import load_config
 from rlvr.errors import UserError
 from rlvr.problems import load_problems
@@ -37,6 +37,8 @@ class EvaluationPlan(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Sampling
     max_model_len: int
     decoder: Any
+    dtype: DType | None
+    """In which the engine computes; None = what suits its device."""
 
 
 def evaluate(
@@ -56,8 +58,8 @@ def evaluate(
         raise UserError(f"{model} is no model folder (it has no config.json); give a Hugging Face folder, such as a checkpoint of a run")
     if samples > 1 and temperature == 0:
         raise UserError(f"--samples {samples} with --temperature 0 draws the same completion every time; give a temperature above 0")
-    config = _config(model, run_file, extract=extract, template=template, max_tokens=max_tokens)
-    plan = _plan(config, problems, samples=samples, temperature=temperature)
+    config = configuration(model, run_file, extract=extract, template=template, max_tokens=max_tokens)
+    plan = plan_evaluation(config, problems, samples=samples, temperature=temperature, has_run_file=run_file is not None)
     if out is not None and not out.absolute().parent.is_dir():
         raise UserError(f"--out {out}: the folder {out.parent} does not exist")
     run, verdicts = asyncio.run(_sample_and_judge(plan))
@@ -68,10 +70,18 @@ def evaluate(
     _show(result, model)
 
 
-def _config(model: Path, run_file: Path | None, *, extract: str | None, template: str | None, max_tokens: int | None) -> Config:
-    """The run file's [evaluation], or the defaults of this command, with what the options say on top."""
+def configuration(model: Path, run_file: Path | None, *, extract: str | None, template: str | None, max_tokens: int | None) -> Config:
+    """The run file's [evaluation], completed from its [rollout] as in a run, or the defaults of this command; with what the options say on top."""
     config = load_config(run_file) if run_file is not None else Config()
-    evaluation = config.evaluation if run_file is not None else msgspec.structs.replace(config.evaluation, extract="all")
+    if run_file is not None:
+        given, rollout = config.evaluation, config.rollout
+        evaluation = msgspec.structs.replace(
+            given,
+            max_completion_tokens=given.max_completion_tokens or rollout.max_completion_tokens,
+            stop_tokens=rollout.stop_tokens if given.stop_tokens is None else given.stop_tokens,
+        )
+    else:
+        evaluation = msgspec.structs.replace(config.evaluation, extract="all")
     if extract is not None:
         if extract not in typing.get_args(Extract):
             raise UserError(f"--extract {extract}: use one of {', '.join(typing.get_args(Extract))}")
@@ -85,7 +95,8 @@ def _config(model: Path, run_file: Path | None, *, extract: str | None, template
     )
 
 
-def _plan(config: Config, file: Path, *, samples: int, temperature: float) -> EvaluationPlan:
+def plan_evaluation(config: Config, file: Path, *, samples: int, temperature: float, has_run_file: bool) -> EvaluationPlan:
+    """What is asked of the engine. Raises UserError where problems, prompts, limits and model do not fit."""
     problems = load_problems(file)
     check_golds(problems, Verifier.for_evaluation(config))
     tokenizer = Tokenizer(config.model)
@@ -110,10 +121,11 @@ def _plan(config: Config, file: Path, *, samples: int, temperature: float) -> Ev
         sampling=Sampling(
             temperature=temperature,
             max_tokens=max_tokens,
-            stop_token_ids=tokenizer.end_token_ids if stops is None else tokenizer.stop_token_ids(stops, key="evaluation.stop_tokens"),
+            stop_token_ids=tokenizer.end_token_ids if stops is None else tokenizer.known_stop_token_ids(stops, key="evaluation.stop_tokens"),
         ),
         max_model_len=longest + max_tokens,
         decoder=tokenizer,
+        dtype=config.model.compute_dtype if has_run_file else None,
     )
 
 
@@ -122,7 +134,7 @@ async def _sample_and_judge(plan: EvaluationPlan) -> tuple[EvaluationRun, list[V
     verifier = Verifier.for_evaluation(config)
     verifier.start()
     try:
-        engine = await Engine.start(_engine_settings(plan))
+        engine = await Engine.start(engine_settings(plan, device=_device(config)))
         try:
             run = await _sample(engine, plan)
         finally:
@@ -148,15 +160,18 @@ async def _sample(engine: Engine, plan: EvaluationPlan) -> EvaluationRun:
     return EvaluationRun(version=Version(), samples=tuple(task.result() for task in tasks), seconds=time.monotonic() - started)
 
 
-def _engine_settings(plan: EvaluationPlan) -> EngineSettings:
+def _device(config: Config) -> str:
     import torch  # here alone: whether this machine has a GPU
 
+    return config.generators.device if config.generators.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def engine_settings(plan: EvaluationPlan, *, device: str) -> EngineSettings:
     config = plan.config
-    device = config.generators.device if config.generators.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     return EngineSettings(
         model=config.model.policy,
         # Without a run file a CPU computes in float32: bf16 is many times slower on most of them.
-        dtype="float32" if device == "cpu" else config.model.compute_dtype,
+        dtype=plan.dtype or ("float32" if device == "cpu" else "bfloat16"),
         device=device,
         tensor_parallel=config.generators.tensor_parallel,
         max_num_seqs=config.generators.max_num_seqs,
