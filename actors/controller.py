@@ -168,7 +168,7 @@ class Controller:
     def _measure(self, result: EvaluationResult) -> None:
         """The training problems and the headline set have gauges; further sets are in evals.jsonl."""
         first = self._facts.headline_set
-        if result.set not in (TRAIN_SET, first):
+        if result.set not in (TRAIN_SET, first) or result.accuracy is None:
             return
         split = (EvalSplit.TRAIN if result.set == TRAIN_SET else EvalSplit.HELD_OUT).value
         self._metrics.gauge("rlvr_accuracy_ratio", split=split).set(result.accuracy)
