@@ -25,7 +25,6 @@ from actors.summary import Summary
 from rlvr import config_rules
 from rlvr.config import Config
 from rlvr.config_file import load_config
-from rlvr.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ def train(config: Config, path: Path, *, console: Console) -> tuple[Summary, Run
     check_sandbox(config)
     joined = cluster.connect(config, namespace=f"firesteel-{config.run.name}-{os.getpid()}")
     try:
-        check_joined(config, joined)
+        warn_of_loopback(config, joined)
         folder = RunFolder.create(path, config)
         console.print(f"run folder {path}", markup=False, highlight=False, soft_wrap=True)
         with RunProgress(console, num_steps=config.run.num_steps) as progress:
@@ -65,13 +64,8 @@ def train(config: Config, path: Path, *, console: Console) -> tuple[Summary, Run
     return summary, folder
 
 
-def check_joined(config: Config, joined: Cluster) -> None:
-    """What only the cluster can tell. Raises ConfigError where weights are to go over NCCL and an end has no GPU."""
-    ends = (joined.device(config.generators.device), joined.device(config.learner.device))
-    if config.weights.backend == "nccl" and "cpu" in ends:
-        raise ConfigError(
-            f"weights.backend = nccl needs GPUs at both ends; here generators run on {ends[0]} and the learner on {ends[1]}: use auto or gloo"
-        )
+def warn_of_loopback(config: Config, joined: Cluster) -> None:
+    """A Ray that was joined may have other nodes, whose metrics nobody finds behind a loopback address."""
     if not joined.is_ours and _is_loopback(config.metrics.bind):
         logger.warning(
             "metrics.bind = %s: nobody finds the metrics of actors on other nodes of the Ray that was joined; set metrics.bind = 0.0.0.0",
