@@ -59,7 +59,8 @@ def connect(config: Config, *, namespace: str) -> Cluster:
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         where = f"the Ray of RAY_ADDRESS={joined} cannot be joined" if joined else "Ray cannot start on this machine"
-        raise UserError(f"{where} ({first}); `firesteel doctor` says what is missing") from error
+        hint = "a cluster with token authentication wants RAY_AUTH_MODE=token here too" if joined else "`firesteel doctor` says what is missing"
+        raise UserError(f"{where} ({first}); {hint}") from error
     cluster = Cluster(
         address=context.address_info["gcs_address"],
         namespace=namespace,
