@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from actors.cluster import Cluster
+from actors.cluster import Cluster, metrics_host
 from actors.evaluation import TRAIN_SET, EvaluationResult, EvaluationRun, as_unverified, headline_set, is_evaluated, results
 from actors.fleet import Fleet, first_error, outcome
 from actors.learner_actor import Published, StepResult
@@ -52,7 +52,13 @@ class Controller:
         self._progress = progress
         self._fleet = Fleet(config, plan, cluster, checkpoints=str(folder.checkpoints(config.run.store)))
         self._metrics = Registry(role="controller", replica="controller")
-        self._service = Service(run=config.run.name, targets=self._targets, status=self._status, registry=self._metrics.collectors)
+        self._service = Service(
+            run=config.run.name,
+            targets=self._targets,
+            status=self._status,
+            registry=self._metrics.collectors,
+            advertise=metrics_host(config.metrics.bind),
+        )
         self._facts = RunFacts(config.run.name, headline_set=headline_set(plan.evaluation))
         self._state = "starting"
         self._interrupted = asyncio.Event()

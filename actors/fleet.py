@@ -24,7 +24,7 @@ from actors.prepare import Plan
 from actors.queue_actor import QueueActor
 from actors.queue_client import QueueClient
 from actors.queue_service import QueueSetup
-from actors.service import Target
+from actors.service import Target, host_port
 from actors.verifier_actor import VerifierActor
 from learner.weight_group import Backend
 from learner.weight_protocol import receiver_names
@@ -104,7 +104,7 @@ class Fleet:
             for name in names
         ]
         for name, address in zip(names, await started(names, [verifier.start.remote() for verifier in self.verifiers]), strict=True):
-            self.targets.append(Target(address=f"{address.host}:{address.metrics_port}", role="verifier", replica=name))
+            self.targets.append(Target(address=host_port(address.host, address.metrics_port), role="verifier", replica=name))
 
     async def _start_generators(self) -> None:
         settings = self._config.generators
@@ -124,7 +124,7 @@ class Fleet:
         ]
         addresses: Sequence[GeneratorAddress] = await started(names, [generator.start.remote() for generator in self.generators])
         for name, address in zip(names, addresses, strict=True):
-            self.targets.append(Target(address=f"{address.host}:{address.metrics_port}", role="generator", replica=name))
+            self.targets.append(Target(address=host_port(address.host, address.metrics_port), role="generator", replica=name))
 
     async def _start_learners(self) -> None:
         settings = self._config.learner
@@ -146,7 +146,7 @@ class Fleet:
         ]
         addresses: Sequence[RankAddress] = await started(names, [learner.address.remote() for learner in self.learners])
         for name, address in zip(names, addresses, strict=True):
-            self.targets.append(Target(address=f"{address.metrics_host}:{address.metrics_port}", role="learner", replica=name))
+            self.targets.append(Target(address=host_port(address.metrics_host, address.metrics_port), role="learner", replica=name))
         master = addresses[0]
         await started(names, [learner.load.remote(master.host, master.store_port) for learner in self.learners])
 
@@ -179,7 +179,7 @@ class Fleet:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.queue = actor.options(**chosen, scheduling_strategy=here).remote(wire.pack(setup))
         [port] = await started(["queue"], [self.queue.serve_metrics.remote()])
-        self.targets.append(Target(address=f"{metrics_host(self._config.metrics.bind)}:{port}", role="queue", replica="queue"))
+        self.targets.append(Target(address=host_port(metrics_host(self._config.metrics.bind), port), role="queue", replica="queue"))
 
     def _generator_settings(self, index: int, name: str) -> GeneratorSettings:
         config, plan = self._config, self._plan
