@@ -17,7 +17,15 @@ from verifier.tokens import Token, tokenize
 _SIMPLE = re.compile(r"([+-]?)([0-9]+(?:\.[0-9]+)?)\.?\Z", re.ASCII)
 _WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("{", "}"), ("**", "**"), ('"', '"'), ("`", "`"))
 _CHOICE = re.compile(
-    r"(?:option|choice|answer|ans)?[\s:.]*(?:\(([A-Za-z])\)(?![\s*+\-/^=,(]*[=^(]).*|([A-Ja-j])[).:](?![0-9])(?:\s.*)?)\Z", re.DOTALL | re.IGNORECASE
+    r"(?:option|choice|answer|ans)?[\s:.]*"
+    r"(?:\(([A-Za-z])\)(?![\s*+\-/^=,(]*[=^(]|\s*[,;/&|*'])(?!\s*is\s).*|([A-Ja-j])[).:](?![0-9])(?:\s.*)?)\Z",
+    re.DOTALL | re.IGNORECASE,
+)
+_SECOND_CHOICE = re.compile(r" or | and |\([A-J]\)|\s[A-J][).]\s")
+_LABEL = re.compile(
+    r"(?:\\(?:text|textbf|mathrm|mbox)\s*\{\s*(?:(?:the\s+)?(?:final\s+)?answer(?:\s+is)?|ans)\s*:?\s*\}\s*:?"
+    r"|(?:final\s+)?answer\s*:)(?!\s*=)",
+    re.IGNORECASE,
 )
 _OPTION = re.compile(r"(?:option|choice|answer)\s*[:.]?\s*\(?([A-Za-z])\)?\s*\Z", re.IGNORECASE)
 _CLOCK = re.compile(r"([0-9]{1,2}):([0-9]{2})\s*(?:([ap])\.?\s*m\.?)?\Z|([0-9]{1,2})\s*([ap])\.?\s*m\.?\Z", re.IGNORECASE)
@@ -102,6 +110,8 @@ def strip(text: str) -> str:
             text = text[:-1].rstrip()
         if text.startswith("=") and not text.startswith("=="):
             text = text[1:].lstrip()
+        if text.startswith("\\approx") and not text[7:8].isalpha():
+            text = text[7:].lstrip()
         for opening, closing in _WRAPPERS:
             if len(text) > len(opening) + len(closing) - 1 and text.startswith(opening) and text.endswith(closing):
                 inner = text[len(opening) : -len(closing)]
@@ -148,11 +158,12 @@ def _parse(answer: str) -> Node | None:
     if _GROUPED.match(text) is not None:
         parts = text.split(",")
         return Node(Kind.EITHER, "", (plain_number("".join(parts)), Node(Kind.LIST, ",", tuple(plain_number(part) for part in parts))))
+    text = strip(_LABEL.sub("", text, count=1)) if _LABEL.match(text) is not None else text
     comma = _decimal_comma(text)
     tokens = tokenize(text)
     if tokens is None:
         return None
-    while len(tokens) > 1 and tokens[-1].value in (".", ",", ";", "!") and tokens[-1].kind in ("text", ",", ";"):
+    while len(tokens) > 1 and not text.endswith("..") and tokens[-1].value in (".", ",", ";", "!") and tokens[-1].kind in ("text", ",", ";"):
         tokens.pop()
     if not tokens:
         return None
@@ -196,7 +207,7 @@ def _special(text: str) -> Node | None:
         letter = (choice.group(1) or choice.group(2)).upper()
         if len(plain) <= 3:
             return Node(Kind.NAME, letter if plain.strip("(). ").isupper() else letter.lower())
-        return Node(Kind.CHOICE, letter) if " or " not in plain and " and " not in plain else None
+        return Node(Kind.CHOICE, letter) if _SECOND_CHOICE.search(plain, 3) is None else None
     if fold(text) in _ALL_REALS:
         return Node(Kind.NUMBERS, "R")
     return None

@@ -70,7 +70,7 @@ class Brackets(Commands):
         node = self.sum()
         self.expect("|")
         self.bars -= 1
-        return Node(Kind.DETERMINANT, "", (node,)) if node.kind is Kind.MATRIX else Node(Kind.CALL, "abs", (node,))
+        return Node(Kind.DETERMINANT, "vmatrix", (node,)) if node.kind is Kind.MATRIX else Node(Kind.CALL, "abs", (node,))
 
     def rounded(self, token: Token) -> Node:
         name, closing = ("floor", "rfloor") if token.kind == "lfloor" else ("ceil", "rceil")

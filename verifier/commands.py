@@ -152,7 +152,7 @@ class Commands(Names):
         if self.braced_word() != name or any(len(row) != len(rows[0]) for row in rows):
             raise NoParse("rows")
         matrix = Node(Kind.MATRIX, f"{len(rows)} {len(rows[0])}", tuple(entry for row in rows for entry in row))
-        return Node(Kind.DETERMINANT, "", (matrix,)) if name == "vmatrix" else matrix
+        return Node(Kind.DETERMINANT, name, (matrix,)) if name in ("vmatrix", "Vmatrix") else matrix
 
     def rows(self) -> list[list[Node]]:
         rows: list[list[Node]] = [[]]

@@ -153,7 +153,7 @@ def _unboxed(text: str) -> str | None:
     if span is not None:
         return span
     line = _HOPE.sub("", rest.partition("\n")[0].partition("</answer>")[0]).strip().rstrip("*").strip()
-    line = line[:-1] if line.endswith(".") else line
+    line = line[:-1].rstrip("*") if line.endswith(".") else line
     return _free(line) if _is_sentence(line) else line
 
 
@@ -186,7 +186,7 @@ def _span_at_once(rest: str) -> str | None:
 
 
 def _parts(text: str) -> list[tuple[str, bool]]:
-    """The text cut into plain parts and math spans; what an unclosed mark opens is dropped."""
+    """The text cut into plain parts and math spans; what an unclosed mark opens is dropped, except behind a dollar sign that is money."""
     parts: list[tuple[str, bool]] = []
     at, opening, start = 0, "", 0
     for match in _SPAN.finditer(text):
@@ -200,6 +200,8 @@ def _parts(text: str) -> list[tuple[str, bool]]:
             opening, start = mark, match.end()
     if not opening:
         parts.append((text[at:], False))
+    elif opening == "$" and text[start : start + 1].isdigit():
+        parts.append((text[start:], False))
     return parts
 
 

@@ -154,7 +154,7 @@ class Parser(Suffixes):
         token = self.peek()
         if token.kind == "|":
             return self.bars == 0 and not self.no_bar
-        if token.kind not in _STARTS or token.kind == "$" or self.is_quantifier() or self.is_unit_at(0) or self.is_unit_fraction():
+        if token.kind not in _STARTS or token.kind == "$" or self.is_to() or self.is_quantifier() or self.is_unit_at(0) or self.is_unit_fraction():
             return False
         if token.kind == "word" and token.spaced and (before.kind is Kind.WORD or (before.kind is Kind.NAME and len(token.value) > 2)):
             raise NoParse("words")

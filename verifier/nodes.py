@@ -47,7 +47,7 @@ class Kind(enum.StrEnum):
     BUILDER = "builder"  # {name | condition}
     NUMBERS = "numbers"  # text: one of R Z Q N C
     MATRIX = "matrix"  # text: "rows columns"
-    DETERMINANT = "determinant"  # a matrix between bars
+    DETERMINANT = "determinant"  # a matrix between bars; text: "vmatrix" or "Vmatrix"
     RELATION = "relation"  # text: operators, separated by spaces
     CLOCK = "clock"  # text: "7:15 pm"
     EITHER = "either"  # readings of an ambiguous spelling; the other side decides

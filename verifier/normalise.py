@@ -36,6 +36,7 @@ _FORBIDDEN = re.compile(
     r"|(?<!\\)%[^\s$}]{0,40}[A-Za-z]"
 )
 _THOUSANDS = re.compile(r"(?<=[0-9])\s*(?:\{,\}|,\\!|\{,\}\\!|\\text\{,\}|\\mbox\{,\}|\\mathord\{,\})\s*(?=[0-9]{3}(?![0-9]))")
+_ROW_GAP = re.compile(r"\\\\ ?\[ ?-?[0-9.]{1,5} ?(?:pt|ex|em|mm|cm) ?\]")
 _BLANKS = re.compile(r"\s{2,}|[\n\r\t]")
 _LONE_ZERO = re.compile(r"(?<![0-9.,])0\{,\}([0-9]+)")
 _BRACED_COMMA = re.compile(r"(?<=[0-9])\{,\}(?=[0-9])")
@@ -52,6 +53,10 @@ def normalise(text: str) -> str | None:
     if _REFUSED.search(text) is not None or (("\\" in text or "%" in text) and _FORBIDDEN.search(text) is not None):
         return None
     text = _BLANKS.sub(" ", text)
+    if "{:}" in text:
+        text = text.replace("{:}", ":")
+    if "\\\\[" in text or "\\\\ [" in text:
+        text = _ROW_GAP.sub(r"\\\\", text)
     if "," in text and ("{,}" in text or ",\\!" in text):
         text = _THOUSANDS.sub("", _LONE_ZERO.sub(r"0.\1", text))
         text = _BRACED_COMMA.sub(",", text)

@@ -74,7 +74,7 @@ class Numerals(Cursor):
     def mixed(self, whole: Node) -> Node:
         """An integer before a fraction of two integers is a mixed number; so is `8 2/5`."""
         token = self.peek()
-        if token.value in _FRACTIONS:
+        if token.value in _FRACTIONS and "number" in (self.peek(1).kind, self.peek(2).kind):
             start = self.at
             self.at += 1
             above, below = self.argument(), self.argument()

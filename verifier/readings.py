@@ -13,6 +13,7 @@ from verifier.nodes import Kind, Node
 CONSTANTS = frozenset(("\\pi", "e", "i"))
 MAX_SIGNS = 4
 _NAMES = (Kind.NAME, Kind.WORD, Kind.APPLY)
+_RATIOS = frozenset(("sin", "cos", "tan", "cot", "sec", "csc"))
 
 
 class Said:
@@ -70,18 +71,35 @@ def _said_list(node: Node) -> Said:
     )
 
 
+def are_numbered(mine: Said, theirs: Said) -> bool:
+    """`x_1=2, x_2=5` names the values of x."""
+    named, numbered = (theirs, mine) if mine.also else (mine, theirs)
+    if not numbered.also or named.also or named.name is None or numbered.name is None:
+        return False
+    return {item.text.partition("_")[0] for item in numbered.name.items} == {label(named.name)}
+
+
+def listed(node: Node, other: Node) -> Node:
+    """`x \\in \\{1,2\\}` beside a bare list is `x=1, x=2`."""
+    if node.kind is not Kind.RELATION or node.text != "in" or other.kind is not Kind.LIST or not is_name(node.items[0]):
+        return node
+    return node.items[1] if node.items[1].kind is Kind.SET and node.items[1].items else node
+
+
 def label(name: Node) -> str:
     return name.text + "(" + ",".join(label(item) for item in name.items) + ")" if name.items else name.text
 
 
 def is_name(node: Node) -> bool:
-    """True for what an answer may call itself: x, f(2), CD, CD/AB, P(A), (x,y)."""
+    """True for what an answer may call itself: x, f(2), CD, CD/AB, P(A), (x,y), sin A."""
     if node.kind in _NAMES:
         return True
     if node.kind is Kind.PRODUCT:
         return all(item.kind in _NAMES for item in node.items)
     if node.kind in (Kind.QUOTIENT, Kind.RATIO):
         return all(is_name(item) and item.text not in CONSTANTS for item in node.items)
+    if node.kind is Kind.CALL and node.text in _RATIOS:
+        return node.items[0].kind in (Kind.NAME, Kind.WORD) and bool(free_names(node.items[0]))
     if node.kind is Kind.CALL and node.text == "abs":
         return (node.items[0].kind is Kind.WORD and node.items[0].text.isupper()) or (node.items[0].kind is Kind.NAME and " " in node.items[0].text)
     return node.kind is Kind.TUPLE and all(item.kind in _NAMES for item in node.items)

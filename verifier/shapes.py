@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from verifier import lines
 from verifier.matrices import reduced
 from verifier.nodes import Kind, Node
-from verifier.readings import Said, free_names, has_sign, is_near, label, said, spread
+from verifier.readings import Said, are_numbered, free_names, has_sign, is_near, label, listed, said, spread
 from verifier.relations import solution_set
 
 Leaf = Callable[[Node, Node], bool | None]
@@ -37,8 +37,9 @@ class Judge:
         ordered = as_ordered(answer, gold)
         if ordered is not None:
             return self.value(*ordered)
+        answer, gold = listed(answer, gold), listed(gold, answer)
         mine, theirs = said(answer), said(gold)
-        if mine.name is not None and theirs.name is not None and mine.name != theirs.name:
+        if mine.name is not None and theirs.name is not None and mine.name != theirs.name and not are_numbered(mine, theirs):
             return self.relations(answer, gold)
         if mine.value is answer and theirs.name is not None and is_equation(answer):
             return self.relations(answer, gold)
@@ -64,6 +65,10 @@ class Judge:
         answer, gold = reduced(plain_group(answer)), reduced(plain_group(gold))
         if has_text(answer) or has_text(gold):
             return same_text(answer, gold)
+        if answer.kind is not gold.kind and Kind.DEGREE in (answer.kind, gold.kind) and not _is_temperature(answer, gold):
+            other = gold if answer.kind is Kind.DEGREE else answer
+            if other.kind in (Kind.UNIT, Kind.PERCENT):
+                return False
         if Kind.PERCENT in (answer.kind, gold.kind):
             return self.percent(answer, gold)
         if Kind.UNIT in (answer.kind, gold.kind):
@@ -141,6 +146,8 @@ class Judge:
     def matrix(self, answer: Node, gold: Node) -> bool | None:
         if answer.kind is gold.kind:
             if answer.kind is Kind.DETERMINANT:
+                if answer.text != gold.text:
+                    return False
                 answer, gold = answer.items[0], gold.items[0]
             if answer.text != gold.text:
                 return False
@@ -308,6 +315,10 @@ def plain_group(node: Node) -> Node:
         inner = node.items[0]
         return Node(inner.kind, inner.text, (Node(Kind.NEGATIVE, "", inner.items),))
     return node
+
+
+def _is_temperature(answer: Node, gold: Node) -> bool:
+    return any(node.kind is Kind.UNIT and node.text.startswith("degree") for node in (answer, gold))
 
 
 def clock_ratio(node: Node) -> Node | None:

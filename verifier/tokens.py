@@ -17,7 +17,7 @@ _COLOURS = re.compile(
 )
 _LEFT_EMPTY = re.compile(r"\\(?:left|right)\s*\.")
 _UPRIGHT_DIGITS = re.compile(r"\\(?:text|textrm|mathrm|textbf|mathbf|mbox|texttt)\s*\{\s*([0-9A-Fa-f]+)\s*\}(?=\s*_)")
-_BOLD_NUMBERS = re.compile(r"\\mathbf\s*\{?\s*([RZQNC])\s*\}?(?![A-Za-z])")
+_BOLD_NUMBERS = re.compile(r"\\mathbf\s*\{?\s*([RZQN])\s*\}?(?![A-Za-z])")
 _TOKEN = re.compile(
     r"""(?P<space>[ \t\r\n~]+)
     |(?P<based>(?:\d{1,15}[A-F][0-9A-F]{0,15}|[A-F]{1,15}\d[0-9A-F]{0,15}|[A-F]{2,16})(?=[ ]?_[ ]?\{?[ ]?1[1-6][ ]?\}?(?!\d))
@@ -81,9 +81,13 @@ def tokenize(text: str) -> list[Token] | None:
                     tokens.append(Token("structure", value, spaced))
                 continue
         elif group in ("number", "based"):
+            if "e" in value and _is_in_expression(text, start, position):
+                value = value.partition("e")[0]
+                position = start + len(value)
             token = Token("number", value, spaced)
         elif group == "letters":
-            token = _letters(value, spaced)
+            is_unit = value == "min" and text[position:].lstrip()[:1] not in ("(", "{", "_")
+            token = Token("word", value, spaced) if is_unit else _letters(value, spaced)
         elif group == "operator":
             token = Token(OPERATORS.get(value, value), value, spaced)
         else:
@@ -98,6 +102,16 @@ def tokenize(text: str) -> list[Token] | None:
         if len(tokens) > MAX_TOKENS:
             return None
     return tokens
+
+
+def _is_in_expression(text: str, start: int, end: int) -> bool:
+    """True where `2e-1` is a term with Euler's number: signed, no point before it, and other mathematics beside it. Alone it is e-notation."""
+    if "." in text[start:end] or not {"+", "-"} & set(text[start:end]):
+        return False
+    before, after = text[:start].rstrip(" "), text[end:].lstrip(" ")
+    if before.endswith(("{", "+", "*", "/")) or (before.endswith("-") and before[:-1].rstrip(" $(=,;")):
+        return True
+    return after.startswith(("}", "+", "-", "*", "/")) or (after.startswith(")") and "," not in text)
 
 
 def _command(value: str, spaced: bool) -> Token | None:

@@ -20,7 +20,7 @@ STYLES = _commands("""
 """Dropped where they stand."""
 SPACES = frozenset(("\\,", "\\;", "\\:", "\\!", "\\ ", "\\/", "\\>", "\\\n", "\\(", "\\)", "\\[", "\\]"))
 UPRIGHT = _commands("""
-    emph hbox mathit mathrm mathsf mathtt mbox operatorname text textbf textit textnormal textrm textsf texttt textup
+    emph hbox mathit mathrm mathsf mathtt mbox operatorname text textbf textit textnormal textrm textsc textsf texttt textup
 """)
 """Their braces hold words, numbers or units."""
 WRAPPED = _commands("""

@@ -3,17 +3,19 @@
 import pathlib
 from typing import Any
 
+import pytest
 from judge import rows, verdict
 
-OWN = pathlib.Path(__file__).with_name("cases_own.jsonl")
+OWN = [pathlib.Path(__file__).with_name(f"cases_{name}.jsonl") for name in ("own", "siblings")]
 
 
 def wrong_ones(cases: list[dict[str, Any]]) -> list[str]:
     return [f"{case['id']} {case['gold']!r}" for case in cases if (verdict(case["response"], case["gold"]) == "correct") != case["expected"]]
 
 
-def test_every_row_of_our_own_has_its_verdict() -> None:
-    assert wrong_ones(rows(OWN)) == []
+@pytest.mark.parametrize("file", OWN, ids=lambda file: file.stem)
+def test_every_row_of_our_own_has_its_verdict(file: pathlib.Path) -> None:
+    assert wrong_ones(rows(file)) == []
 
 
 def test_the_labelled_rows_keep_to_the_bar(shared: pathlib.Path) -> None:
