@@ -47,10 +47,10 @@ def run(
     if resume is not None:
         raise UserError(f"--resume {resume}: resuming a run is not built yet; start a new one, with a checkpoint's folder as model.policy")
     if dry_run:
-        from actors import plan_command
+        from actors.commands import plan as plan_command
 
         raise typer.Exit(plan_command.dry_run(file, overrides, run_dir))
-    from actors import run_command
+    from actors.commands import run as run_command
 
     raise typer.Exit(run_command.run(file, overrides, run_dir))
 
@@ -69,7 +69,7 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Accuracy, pass@k and format rate of a model on problems."""
-    from actors import eval_command
+    from actors.commands import evaluate as eval_command
 
     eval_command.evaluate(
         model,
@@ -94,7 +94,7 @@ def verify(
     debug: Debug = False,
 ) -> None:
     """Judge answers in the sandbox."""
-    from actors import verify_command
+    from actors.commands import verify as verify_command
 
     verify_command.verify(cases, out, extract=extract, grader=grader, workers=workers)
 
@@ -102,7 +102,7 @@ def verify(
 @app.command()
 def status(run_dir: RunDir, as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False, debug: Debug = False) -> None:
     """What a run is doing: actors, version, slots, rates, last events."""
-    from actors import look_commands
+    from actors.commands import look as look_commands
 
     look_commands.status(run_dir, as_json=as_json)
 
@@ -116,7 +116,7 @@ def rollouts(
     debug: Debug = False,
 ) -> None:
     """What the model said, with verdict and version."""
-    from actors import look_commands
+    from actors.commands import look as look_commands
 
     look_commands.rollouts(run_dir, step=step, kind=kind, grep=grep)
 
@@ -124,7 +124,7 @@ def rollouts(
 @app.command()
 def doctor(debug: Debug = False) -> None:
     """What this machine has and what is missing for a run."""
-    from actors import doctor_command
+    from actors.commands import doctor as doctor_command
 
     raise typer.Exit(doctor_command.doctor())
 
@@ -136,7 +136,7 @@ def configuration(
     debug: Debug = False,
 ) -> None:
     """Every key with default, unit and meaning; with a file its resolved values."""
-    from actors import look_commands
+    from actors.commands import look as look_commands
 
     look_commands.config(file, overrides)
 

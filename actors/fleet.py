@@ -21,9 +21,9 @@ from actors.generator import GeneratorSettings
 from actors.generator_actor import GeneratorActor, GeneratorAddress
 from actors.learner_actor import LearnerActor, RankAddress
 from actors.prepare import Plan
-from actors.queue_actor import QueueActor
-from actors.queue_client import QueueClient
-from actors.queue_service import QueueSetup
+from actors.queue.actor import QueueActor
+from actors.queue.client import QueueClient
+from actors.queue.service import QueueSetup
 from actors.service import Target, host_port
 from actors.verifier_actor import VerifierActor
 from learner.weight_group import Backend

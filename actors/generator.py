@@ -14,7 +14,7 @@ import msgspec
 
 from actors.engine import Completion, Engine, SampleRequest, Sampling
 from actors.evaluation import EvaluationPrompt, EvaluationRun, EvaluationSample
-from actors.queue_records import PutResult
+from actors.queue.records import PutResult
 from rlvr.errors import Closed, EngineError, OvertakenError
 from rlvr.metrics import Registry
 from rlvr.records import LOGPROB_DTYPE, TOKEN_DTYPE, Lease, Rollout, Version

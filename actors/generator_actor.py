@@ -12,7 +12,7 @@ from actors.engine import Engine
 from actors.engine_settings import BroadcastAddress, EngineSettings
 from actors.evaluation import EvaluationRun
 from actors.generator import Generator, GeneratorSettings
-from actors.queue_client import QueueClient
+from actors.queue.client import QueueClient
 from actors.tokenizer import Tokenizer
 from rlvr.config import Config
 from rlvr.metrics import Registry

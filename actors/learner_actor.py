@@ -16,7 +16,7 @@ from torch.distributed import TCPStore
 
 from actors import cluster
 from actors.evaluation import is_evaluated
-from actors.queue_client import BlockingQueueClient
+from actors.queue.client import BlockingQueueClient
 from actors.rollout_files import compress
 from learner import process_group, rank_channel
 from learner.learner import Learner

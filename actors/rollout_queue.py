@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
-from actors.queue_desks import SamplingDesk, VerifyingDesk
-from actors.queue_groups import HELD_STATES, Group, GroupBook, Member, MemberState, OneGroup, Planner
-from actors.queue_ledger import Ledger
-from actors.queue_records import PutResult, QueueCounts, RefuseReason
-from actors.queue_slots import Slots
+from actors.queue.desks import SamplingDesk, VerifyingDesk
+from actors.queue.groups import HELD_STATES, Group, GroupBook, Member, MemberState, OneGroup, Planner
+from actors.queue.ledger import Ledger
+from actors.queue.records import PutResult, QueueCounts, RefuseReason
+from actors.queue.slots import Slots
 from rlvr.errors import Closed, QueueError
 from rlvr.records import Batch, DropReason, Lease, Rollout, Unverified, Verdict, VerdictKind, Version
 from rlvr.seeds import derive_seed

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from actors.evaluation import TRAIN_SET, EvaluationResult
 from actors.learner_actor import Published
-from actors.queue_records import QueueCounts
+from actors.queue.records import QueueCounts
 from actors.summary import ProcessSummary, RolloutSummary, SecondsSummary, Summary, WeightSummary
 
 

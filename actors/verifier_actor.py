@@ -12,7 +12,7 @@ import msgspec
 import ray
 
 from actors import cluster
-from actors.queue_client import QueueClient
+from actors.queue.client import QueueClient
 from rlvr import wire
 from rlvr.config import Config
 from rlvr.errors import Closed

@@ -12,8 +12,8 @@ from statistics import median
 import numpy as np
 import ray
 
-from actors.queue_actor import QueueActor
-from actors.queue_service import QueueSetup, build_queue
+from actors.queue.actor import QueueActor
+from actors.queue.service import QueueSetup, build_queue
 from benchmarks.record import Claim, write
 from rlvr.config import Config, PromptsConfig, RolloutConfig, RunConfig
 from rlvr.problems import Problem

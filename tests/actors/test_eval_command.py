@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.eval_command import EvaluationPlan, configuration, engine_settings, plan_evaluation
+from actors.commands.evaluate import EvaluationPlan, configuration, engine_settings, plan_evaluation
 from actors.tokenizer import Tokenizer
 from recipes.demo.base import Recipe, make_tokenizer
 from rlvr.config import ModelConfig

@@ -10,7 +10,7 @@ import pytest
 from actors.engine import Completion, Engine, SampleRequest, Sampling
 from actors.evaluation import EvaluationPrompt
 from actors.generator import Generator, GeneratorSettings
-from actors.queue_records import PutResult
+from actors.queue.records import PutResult
 from learner.weight_protocol import StagedVersion
 from rlvr.errors import Closed, EngineError, OvertakenError
 from rlvr.metrics import Registry

@@ -6,8 +6,8 @@ import sys
 import pytest
 from queue_fakes import all_correct, rollouts_of
 
-from actors.queue_records import PutResult, QueueCounts
-from actors.queue_service import QueueSetup
+from actors.queue.records import PutResult, QueueCounts
+from actors.queue.service import QueueSetup
 from rlvr.config import Config, GeneratorsConfig, RolloutConfig, RunConfig
 from rlvr.errors import Closed, QueueError
 from rlvr.problems import Problem
@@ -26,7 +26,7 @@ def setup_of(*, num_steps: int = 2, group_size: int = 4, max_staleness: int = 0)
 
 
 def test_importing_the_actor_imports_neither_torch_nor_vllm() -> None:
-    code = "import sys, actors.queue_actor; print([name for name in ('torch', 'vllm', 'transformers', 'sympy') if name in sys.modules])"
+    code = "import sys, actors.queue.actor; print([name for name in ('torch', 'vllm', 'transformers', 'sympy') if name in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 
@@ -35,7 +35,7 @@ def test_importing_the_actor_imports_neither_torch_nor_vllm() -> None:
 def test_a_run_goes_through_the_actor_and_its_end_raises_closed_at_waiters(ray_session: None) -> None:
     import ray
 
-    from actors.queue_actor import QueueActor
+    from actors.queue.actor import QueueActor
 
     queue = QueueActor.options(name="queue-of-a-test").remote(pack(setup_of()))
     watch = queue.run.remote()

@@ -9,8 +9,8 @@ import pytest
 from msgspec.structs import replace
 from queue_fakes import Clock, all_correct, all_of_kind, rollouts_of
 
-from actors.queue_records import PutResult, QueueCounts, QueueStatus
-from actors.queue_service import QueueService, QueueSetup
+from actors.queue.records import PutResult, QueueCounts, QueueStatus
+from actors.queue.service import QueueService, QueueSetup
 from rlvr.config import Config, RolloutConfig, RunConfig
 from rlvr.errors import Closed, QueueError, WireError
 from rlvr.problems import Problem

@@ -4,8 +4,8 @@ import pytest
 from msgspec.structs import replace
 from queue_fakes import Clock, all_correct, batch_of, fill, planned, rollout_of, rollouts_of, verify_all
 
-from actors.queue_desks import MAX_FAILURES
-from actors.queue_records import RefuseReason
+from actors.queue.desks import MAX_FAILURES
+from actors.queue.records import RefuseReason
 from actors.rollout_queue import RolloutQueue
 from rlvr.errors import QueueError
 from rlvr.records import Version, VersionSpan

@@ -5,7 +5,7 @@ import random
 import pytest
 from queue_fakes import Clock, Plan, batch_of, fill, planned, rollout_of, rollouts_of, verdict_of, verify_all
 
-from actors.queue_records import RefuseReason
+from actors.queue.records import RefuseReason
 from actors.rollout_queue import RolloutQueue
 from rlvr.errors import Closed, QueueError
 from rlvr.records import Rollout, VerdictKind, Version

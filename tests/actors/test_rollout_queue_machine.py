@@ -9,8 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from msgspec.structs import replace
 from queue_fakes import Clock, planned, rollout_of, verdict_of
 
-from actors.queue_desks import MAX_FAILURES
-from actors.queue_records import QueueCounts
+from actors.queue.desks import MAX_FAILURES
+from actors.queue.records import QueueCounts
 from actors.rollout_queue import RolloutQueue
 from rlvr.errors import QueueError
 from rlvr.records import Batch, Lease, Rollout, Unverified, VerdictKind, Version, VersionSpan

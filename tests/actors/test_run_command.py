@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from actors.cluster import Cluster
+from actors.commands.run import warn_of_loopback
 from actors.prepare import check_sandbox
-from actors.run_command import warn_of_loopback
 from rlvr.config import Config
 from rlvr.errors import UserError
 from verifier.verify import Verifier

@@ -23,10 +23,10 @@ def test_verify_needs_no_torch(tmp_path: Path) -> None:
 
 
 def test_the_verifier_and_queue_actors_import_without_torch() -> None:
-    ended = run("import actors.verifier_actor, actors.queue_actor; print('imported')")
+    ended = run("import actors.verifier_actor, actors.queue.actor; print('imported')")
     assert ended.stdout == "imported\n", ended.stderr
 
 
 def test_looking_at_a_run_needs_no_torch() -> None:
-    ended = run("import actors.look_commands, actors.plan_command; print('imported')")
+    ended = run("import actors.commands.look, actors.commands.plan; print('imported')")
     assert ended.stdout == "imported\n", ended.stderr

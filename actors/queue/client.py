@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import ray
 
-from actors.queue_records import PutResult, QueueCounts, QueueStatus
+from actors.queue.records import PutResult, QueueCounts, QueueStatus
 from rlvr import wire
 from rlvr.errors import ActorError, FiresteelError
 from rlvr.records import Lease, Rollout, Unverified, Verdict, Version

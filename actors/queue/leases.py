@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from actors.queue_groups import Member
-from actors.queue_records import RefuseReason
+from actors.queue.groups import Member
+from actors.queue.records import RefuseReason
 
 
 class _Live(msgspec.Struct):

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from actors.queue_records import Producer
+from actors.queue.records import Producer
 
 GENERATOR = "generator"
 VERIFIER = "verifier"

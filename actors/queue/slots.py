@@ -7,8 +7,8 @@ rollout queue, which decides; nothing is decided here.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-from actors.queue_groups import HELD_STATES, SLOT_STATES, Member, MemberState
-from actors.queue_records import QueueCounts, RefuseReason
+from actors.queue.groups import HELD_STATES, SLOT_STATES, Member, MemberState
+from actors.queue.records import QueueCounts, RefuseReason
 from rlvr.errors import QueueError
 from rlvr.records import DropReason, JudgedRollout, Rollout
 from rlvr.staleness import staleness

@@ -6,10 +6,10 @@ Own the leases, and what a result must look like to be accepted. Called by the r
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 
-from actors.queue_groups import Member, MemberState
-from actors.queue_leases import LeaseTable
-from actors.queue_ledger import Ledger
-from actors.queue_records import RefuseReason
+from actors.queue.groups import Member, MemberState
+from actors.queue.leases import LeaseTable
+from actors.queue.ledger import Ledger
+from actors.queue.records import RefuseReason
 from rlvr.errors import QueueError
 from rlvr.records import DropReason, Rollout, Unverified, Verdict, VerdictKind
 from rlvr.staleness import oldest_allowed_step

@@ -6,7 +6,7 @@ Owns how Ray runs the service: on no CPU of its own, all methods in one event lo
 
 import ray
 
-from actors.queue_service import QueueService
+from actors.queue.service import QueueService
 
 
 @ray.remote(num_cpus=0, max_concurrency=4096)  # type: ignore[call-overload]  # Ray types only the options of functions

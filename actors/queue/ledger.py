@@ -6,8 +6,8 @@ Owns what happens to a place whose work is lost or dropped: it is sampled again,
 import math
 from collections.abc import Callable, Iterable
 
-from actors.queue_groups import HELD_STATES, GroupBook, Member, MemberState
-from actors.queue_slots import Slots, Tally
+from actors.queue.groups import HELD_STATES, GroupBook, Member, MemberState
+from actors.queue.slots import Slots, Tally
 from rlvr.records import DropReason
 
 

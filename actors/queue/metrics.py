@@ -5,7 +5,7 @@ Owns how `QueueCounts` becomes the catalogue's queue metrics. Called by the queu
 
 from collections.abc import Iterable, Mapping
 
-from actors.queue_records import QueueCounts
+from actors.queue.records import QueueCounts
 from rlvr.metrics import Registry, Role, SlotState
 from rlvr.records import Batch, Rollout
 from rlvr.staleness import staleness
