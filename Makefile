@@ -8,7 +8,7 @@ SEED ?= 0
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: setup demo demo-seeds demo-controls test test-fast test-long lint lock clean
+.PHONY: setup demo demo-seeds demo-controls test test-fast test-long fuzz lint lock clean
 
 setup:
 	@VENV=$(VENV) bash requirements/setup.sh $(DEVICE)
@@ -30,6 +30,10 @@ test-fast: setup
 
 test-long: setup
 	@$(PY) -m benchmarks.long
+
+# A minute of invented answers: no exception, no lost worker, no slow text.
+fuzz: setup
+	@$(PY) -m benchmarks.fuzz_verifier --seconds 60
 
 lint: setup
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports

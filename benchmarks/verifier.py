@@ -2,13 +2,13 @@
 
 `python -m benchmarks.verifier --corpus verifier_cases.jsonl --peer-python PEER/bin/python` prints one JSON line and writes
 benchmarks/results/verifier.json. Without the corpus its accuracy is not claimed, without a peer the ratios are not; both are then null.
+
+The peer lives in an environment of its own: `python3 -m venv PEER && PEER/bin/pip install -r requirements/benchmarks.txt`.
 """
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -19,8 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
+from benchmarks.record import Claim, write
 from rlvr.config import RewardConfig, VerifiersConfig
 from rlvr.records import Unverified, Verdict, VerdictKind
 from verifier.verify import Verifier
@@ -137,11 +136,6 @@ def hostile_rows(corpus: Path) -> list[dict[str, object]]:
     ]
 
 
-def claim(text: str, measured: float | None, aim: float, unit: str, *, at_most: bool = False) -> dict[str, object]:
-    holds = None if measured is None else (measured <= aim if at_most else measured >= aim)
-    return {"claim": text, "measured": measured, "aim": aim, "unit": unit, "holds": holds}
-
-
 def ratio(arm: Arm) -> float | None:
     return round(statistics.median(mine / theirs for mine, theirs in zip(arm.cold, arm.peer, strict=True)), 2) if arm.peer else None
 
@@ -163,24 +157,24 @@ def share(verdicts: Sequence[Verdict], test: "object") -> float | None:
     return round(len(hits) / len(verdicts), 5) if verdicts else None
 
 
-def accuracy_claims(rows: Rows, verdicts: Sequence[Verdict]) -> list[dict[str, object]]:
+def accuracy_claims(rows: Rows, verdicts: Sequence[Verdict]) -> list[Claim]:
     said = [verdict.reward == 1.0 for verdict in verdicts]
     false_positives = sum(word and not row["expected"] and not row["policy"] for row, word in zip(rows, said, strict=True)) if rows else None
     return [
-        claim("labelled rows without policy judged rightly", accuracy(rows, said, policy=False), AIM_PLAIN, "share"),
-        claim("of them, wrong answers judged correct", false_positives, 0, "rows", at_most=True),
-        claim("labelled rows of a policy judged rightly", accuracy(rows, said, policy=True), AIM_POLICY, "share"),
-        claim(
-            "labelled rows that ended as a timeout",
-            None if not rows else sum(v.kind is VerdictKind.TIMEOUT for v in verdicts),
-            0,
-            "rows",
+        Claim(claim="labelled rows without policy judged rightly", measured=accuracy(rows, said, policy=False), aim=AIM_PLAIN, unit="share"),
+        Claim(claim="of them, wrong answers judged correct", measured=false_positives, aim=0, unit="rows", at_most=True),
+        Claim(claim="labelled rows of a policy judged rightly", measured=accuracy(rows, said, policy=True), aim=AIM_POLICY, unit="share"),
+        Claim(
+            claim="labelled rows that ended as a timeout",
+            measured=None if not rows else sum(v.kind is VerdictKind.TIMEOUT for v in verdicts),
+            aim=0,
+            unit="rows",
             at_most=True,
         ),
     ]
 
 
-def run(corpus: Path | None, peer_python: str, hostile: Path | None) -> dict[str, object]:
+def run(corpus: Path | None, peer_python: str, hostile: Path | None) -> tuple[list[Claim], dict[str, object]]:
     labelled = [json.loads(line) for line in corpus.read_text(encoding="utf-8").splitlines()] if corpus else []
     mixes: dict[str, Rows] = {"integers": integers(), "expressions": expressions()}
     if labelled:
@@ -196,11 +190,13 @@ def run(corpus: Path | None, peer_python: str, hostile: Path | None) -> dict[str
     cached = min(statistics.median(arms[name].cached) for name in ("integers", "expressions"))
     attacked = under_attack(hostile_rows(hostile)) if hostile else {}
     claims = [
-        claim("integers, rows a second against the peer", ratio(arms["integers"]), AIM_INTEGERS, "x"),
-        claim("expressions, rows a second against the peer", ratio(arms["expressions"]), AIM_EXPRESSIONS, "x"),
-        claim("completions seen before, on one core", round(cached), AIM_CACHED, "rows/s"),
+        Claim(claim="integers, rows a second against the peer", measured=ratio(arms["integers"]), aim=AIM_INTEGERS, unit="x"),
+        Claim(claim="expressions, rows a second against the peer", measured=ratio(arms["expressions"]), aim=AIM_EXPRESSIONS, unit="x"),
+        Claim(claim="completions seen before, on one core", measured=round(cached), aim=AIM_CACHED, unit="rows/s"),
         *accuracy_claims(labelled, verdicts),
-        claim("honest comparisons served under attack, of those served alone", attacked.get("share"), AIM_UNDER_ATTACK, "share"),
+        Claim(
+            claim="honest comparisons served under attack, of those served alone", measured=attacked.get("share"), aim=AIM_UNDER_ATTACK, unit="share"
+        ),
     ]
     details = {
         "rows_per_second_one_core": {
@@ -222,7 +218,7 @@ def run(corpus: Path | None, peer_python: str, hostile: Path | None) -> dict[str
         "why_null": [f"no {name} given" for name, given in (("corpus", corpus), ("hostile rows", hostile), ("peer", peer_python)) if not given],
         "load_average": [round(load, 2) for load in os.getloadavg()],
     }
-    return {"claims": claims, "details": details}
+    return claims, details
 
 
 def main() -> None:
@@ -232,26 +228,13 @@ def main() -> None:
     parser.add_argument("--hostile", type=Path, default=None, help="hostile rows, JSONL: honest answers are timed under their attack")
     given = parser.parse_args()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # ours and the peer on one core
-    measured = run(given.corpus, given.peer_python, given.hostile)
-    claims = measured["claims"]
-    assert isinstance(claims, list)
-    result = {
-        "name": "verifier",
-        "claims": claims,
-        "holds": all(entry["holds"] is not False for entry in claims),
-        "command": "python -m benchmarks.verifier"
-        + (" --corpus CORPUS" if given.corpus else "")
-        + (" --hostile HOSTILE" if given.hostile else "")
-        + (" --peer-python PEER" if given.peer_python else ""),
-        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "details": measured["details"],
-    }
-    folder = Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
-    (folder / "verifier.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(msgspec.json.encode(result).decode())
+    claims, details = run(given.corpus, given.peer_python, given.hostile)
+    words = [
+        f"--{name} {name.upper()}"
+        for name, value in (("corpus", given.corpus), ("hostile", given.hostile), ("peer-python", given.peer_python))
+        if value
+    ]
+    print(write("verifier", claims, command=" ".join(["python -m benchmarks.verifier", *words]), details=details))
 
 
 if __name__ == "__main__":

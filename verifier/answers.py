@@ -110,8 +110,6 @@ def strip(text: str) -> str:
             text = text[:-1].rstrip()
         if text.startswith("=") and not text.startswith("=="):
             text = text[1:].lstrip()
-        if text.startswith("\\approx") and not text[7:8].isalpha():
-            text = text[7:].lstrip()
         for opening, closing in _WRAPPERS:
             if len(text) > len(opening) + len(closing) - 1 and text.startswith(opening) and text.endswith(closing):
                 inner = text[len(opening) : -len(closing)]

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from watched import watch
 
 from rlvr.config import RewardConfig
 from rlvr.records import Unverified, VerdictKind
@@ -62,17 +62,31 @@ def test_the_command_answers_every_hostile_row_in_order_in_time_in_memory_and_wi
     code = (
         "import sys\nfrom pathlib import Path\nfrom verifier.cases import verify_file\nverify_file(Path(sys.argv[1]), Path(sys.argv[2]), workers=2)"
     )
-    command = subprocess.Popen([sys.executable, "-c", code, str(cases), str(out)], stderr=subprocess.DEVNULL)
-    _, status, used = os.wait4(command.pid, 0)
-    command.returncode = os.waitstatus_to_exitcode(status)
+    command = watch([sys.executable, "-c", code, str(cases), str(out)])
     verdicts = [json.loads(line) for line in out.read_text().splitlines()]
-    assert command.returncode == 0
+    assert command.code == 0
     assert [verdict["id"] for verdict in verdicts] == [row["id"] for row in hostile]
     assert max(verdict["seconds"] for verdict in verdicts) < MAX_WALL_S
-    assert used.ru_maxrss / 1024 < MAX_RSS_MIB
+    assert 20 < command.max_rss_mib < MAX_RSS_MIB
+    assert command.sockets == set()
+    assert command.samples > 20
     wrongly = [row["id"] for row, verdict in zip(hostile, verdicts, strict=True) if verdict["reward"] == 1.0 and must(row) == "not_correct"]
     assert wrongly == []
     assert canaries() == before
+
+
+def test_the_watch_sees_memory_and_sockets_of_grandchildren() -> None:
+    child = (
+        "import socket, time; waiting = socket.create_server(('127.0.0.1', 0));"
+        "held = bytearray(300 << 20); held[::4096] = bytes(76800); time.sleep(0.5)"
+    )
+    seen = watch([sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"])
+    assert seen.code == 0
+    assert 300 < seen.max_rss_mib < 500
+    assert any(socket.startswith("tcp 0100007F:") for socket in seen.sockets)
+    quiet = watch([sys.executable, "-c", "import time; time.sleep(0.3)"])
+    assert (quiet.code, quiet.sockets) == (0, set())
+    assert quiet.max_rss_mib < 100
 
 
 def must(row: dict[str, object]) -> object:

@@ -116,7 +116,6 @@ def test_workers_killed_at_random_change_no_verdict(verifier: Verifier) -> None:
     assert kinds_of(verdicts) == kinds
 
 
-@pytest.mark.long
 def test_ten_thousand_verdicts_survive_workers_killed_all_the_time(verifier: Verifier) -> None:
     cases, kinds = hard_cases(range(50_000, 60_000))
     stop = threading.Event()
@@ -135,7 +134,6 @@ def test_ten_thousand_verdicts_survive_workers_killed_all_the_time(verifier: Ver
     assert kinds_of(verdicts) == kinds
 
 
-@pytest.mark.long
 def test_a_loaded_machine_gives_the_same_verdicts(shared: Path) -> None:
     rows = [json.loads(line) for line in (shared / "verifier_cases.jsonl").read_text().splitlines()]
     cases = [Unverified(rollout_id=row["id"], lease_id="l", problem_id="p", text=row["response"], gold=row["gold"]) for row in rows]
