@@ -91,7 +91,9 @@ class VerifierActor:
 
     def _measure_sandbox(self) -> None:
         stats = self._training.stats()
-        self._metrics.raise_to("rlvr_verifier_kills_total", sum(number for reason, number in stats.kills.items() if reason != "recycled"))
+        for reason, number in stats.kills.items():
+            self._metrics.raise_to("rlvr_verifier_kills_total", number, reason=reason)
+        self._metrics.raise_to("rlvr_verdicts_misjudged_total", stats.misjudged)
         self._metrics.raise_to("rlvr_verifier_retries_total", stats.retried)
         self._metrics.gauge("rlvr_verifier_workers").set(stats.workers)
         self._metrics.gauge("rlvr_verifier_waiting").set(stats.waiting)

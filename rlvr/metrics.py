@@ -13,7 +13,7 @@ import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
 
 from rlvr.errors import UserError
-from rlvr.records import DropReason, FinishReason, VerdictKind
+from rlvr.records import DropReason, FinishReason, VerdictKind, WorkerLoss
 
 
 class Role(enum.StrEnum):
@@ -112,7 +112,8 @@ _VERIFIER = _specs(
         {"kind": VerdictKind, "stage": VerifyStage},
     ),
     ("histogram", "rlvr_verify_seconds", "seconds", "Seconds of one verdict, by where it was decided.", {"stage": VerifyStage}, _FINE_SECONDS),
-    ("counter", "rlvr_verifier_kills_total", "processes", "Children killed: at their deadline, or broken."),
+    ("counter", "rlvr_verifier_kills_total", "processes", "Children given up, by why.", {"reason": WorkerLoss}),
+    ("counter", "rlvr_verdicts_misjudged_total", "verdicts", "Verdicts that came out otherwise when the child that gave them was found broken."),
     ("counter", "rlvr_verifier_retries_total", "verdicts", "Comparisons asked again of a fresh child."),
     ("gauge", "rlvr_verifier_workers", "processes", "Children ready or busy."),
     ("gauge", "rlvr_verifier_waiting", "comparisons", "Comparisons that wait for a child."),

@@ -67,6 +67,22 @@ class DropReason(enum.StrEnum):
     SHUTDOWN = "shutdown"  # the run ended before it was trained
 
 
+class WorkerLoss(enum.StrEnum):
+    """Why a sandboxed worker was given up."""
+
+    WALL = "wall"  # silent past the wall deadline
+    CPU = "cpu"  # spent its CPU budget
+    MEMORY = "memory"  # its address space or Python's stack
+    ERROR = "error"  # the rules raised
+    IMPORT = "import"  # the rules wanted a module that was not loaded before the lock
+    PROTOCOL = "protocol"  # bytes that it may not send
+    FORBIDDEN = "forbidden"  # a system call outside its allow-list
+    DIED = "died"  # crashed or left
+    KILLED = "killed"  # by a SIGKILL that was not ours, which no text can bring about
+    SENTINEL = "sentinel"  # misjudged a known pair
+    RECYCLED = "recycled"  # old or grown, no fault
+
+
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """The right to sample some completions of one group, until `deadline_s` seconds after it was given.
 

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlvr.records import VerdictKind
+from rlvr.records import VerdictKind, WorkerLoss
 from verifier.sandbox.protocol import Outcome, Question, Reply
-from verifier.sandbox.tasks import Loss, Task, Waiting, loss_of, loss_of_the_dead, settle, settle_loss
+from verifier.sandbox.tasks import Task, Waiting, loss_of, loss_of_the_dead, settle, settle_loss
 
-OF_THE_TEXT = [Loss.CPU, Loss.MEMORY, Loss.ERROR, Loss.IMPORT]
-OF_OURS = [Loss.WALL, Loss.PROTOCOL, Loss.FORBIDDEN, Loss.DIED, Loss.KILLED, Loss.SENTINEL]
+OF_THE_TEXT = [WorkerLoss.CPU, WorkerLoss.MEMORY, WorkerLoss.ERROR, WorkerLoss.IMPORT]
+OF_OURS = [WorkerLoss.WALL, WorkerLoss.PROTOCOL, WorkerLoss.FORBIDDEN, WorkerLoss.DIED, WorkerLoss.KILLED, WorkerLoss.SENTINEL]
 
 
 def task(question: Question = Question.DECIDE, *, is_quick: bool = False) -> Task:
@@ -20,7 +20,7 @@ def task(question: Question = Question.DECIDE, *, is_quick: bool = False) -> Tas
     return made
 
 
-def ends_of(asked: Task, loss: Loss) -> tuple[int, VerdictKind]:
+def ends_of(asked: Task, loss: WorkerLoss) -> tuple[int, VerdictKind]:
     """After how many losses of that kind a task is settled, and as what."""
     for attempt in range(1, 10):
         settled = settle_loss(asked, loss, now=1.0)
@@ -30,27 +30,27 @@ def ends_of(asked: Task, loss: Loss) -> tuple[int, VerdictKind]:
 
 
 @pytest.mark.parametrize("loss", OF_THE_TEXT)
-def test_what_depends_on_the_text_alone_is_undecided_and_trains(loss: Loss) -> None:
+def test_what_depends_on_the_text_alone_is_undecided_and_trains(loss: WorkerLoss) -> None:
     assert ends_of(task(), loss) == (1, VerdictKind.UNDECIDED)
 
 
 @pytest.mark.parametrize("loss", OF_OURS)
-def test_what_may_be_ours_is_asked_again_and_never_becomes_a_reward(loss: Loss) -> None:
+def test_what_may_be_ours_is_asked_again_and_never_becomes_a_reward(loss: WorkerLoss) -> None:
     attempts, kind = ends_of(task(), loss)
-    assert kind is (VerdictKind.TIMEOUT if loss is Loss.WALL else VerdictKind.SANDBOX)
-    assert attempts == (5 if loss is Loss.KILLED else 2)
+    assert kind is (VerdictKind.TIMEOUT if loss is WorkerLoss.WALL else VerdictKind.SANDBOX)
+    assert attempts == (5 if loss is WorkerLoss.KILLED else 2)
 
 
 @pytest.mark.parametrize("loss", OF_THE_TEXT)
-def test_a_failing_reward_of_the_user_is_always_ours(loss: Loss) -> None:
+def test_a_failing_reward_of_the_user_is_always_ours(loss: WorkerLoss) -> None:
     assert ends_of(task(Question.REWARD), loss) == (2, VerdictKind.SANDBOX)
 
 
 def test_a_spent_first_slice_is_asked_again_with_the_whole_budget_and_is_no_fault() -> None:
     asked = task(is_quick=True)
-    assert settle_loss(asked, Loss.CPU, now=1.0) is None
+    assert settle_loss(asked, WorkerLoss.CPU, now=1.0) is None
     assert (asked.is_quick, asked.num_faults) == (False, 0)
-    assert ends_of(asked, Loss.CPU) == (1, VerdictKind.UNDECIDED)
+    assert ends_of(asked, WorkerLoss.CPU) == (1, VerdictKind.UNDECIDED)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.CORRECT, Outcome.WRONG, Outcome.NO_ANSWER, Outcome.UNDECIDED])
@@ -68,23 +68,23 @@ def test_a_worker_that_met_a_surprise_serves_no_more(outcome: Outcome) -> None:
 
 
 def test_a_silent_worker_that_burnt_its_cpu_budget_is_the_texts_fault_not_the_clocks() -> None:
-    assert loss_of_the_dead(Loss.WALL, ended_by=0, cpu_s=0.5, budget_s=0.5) is Loss.CPU
-    assert loss_of_the_dead(Loss.WALL, ended_by=0, cpu_s=0.49, budget_s=0.5) is Loss.WALL
+    assert loss_of_the_dead(WorkerLoss.WALL, ended_by=0, cpu_s=0.5, budget_s=0.5) is WorkerLoss.CPU
+    assert loss_of_the_dead(WorkerLoss.WALL, ended_by=0, cpu_s=0.49, budget_s=0.5) is WorkerLoss.WALL
 
 
 @pytest.mark.parametrize(
     "ended_by, loss",
     [
-        (signal.SIGVTALRM, Loss.CPU),
-        (signal.SIGXCPU, Loss.CPU),
-        (signal.SIGSYS, Loss.FORBIDDEN),
-        (signal.SIGKILL, Loss.KILLED),
-        (signal.SIGSEGV, Loss.DIED),
-        (0, Loss.DIED),
+        (signal.SIGVTALRM, WorkerLoss.CPU),
+        (signal.SIGXCPU, WorkerLoss.CPU),
+        (signal.SIGSYS, WorkerLoss.FORBIDDEN),
+        (signal.SIGKILL, WorkerLoss.KILLED),
+        (signal.SIGSEGV, WorkerLoss.DIED),
+        (0, WorkerLoss.DIED),
     ],
 )
-def test_the_kernel_says_what_a_dead_worker_died_of(ended_by: int, loss: Loss) -> None:
-    assert loss_of_the_dead(Loss.DIED, ended_by=ended_by, cpu_s=0.0, budget_s=0.5) is loss
+def test_the_kernel_says_what_a_dead_worker_died_of(ended_by: int, loss: WorkerLoss) -> None:
+    assert loss_of_the_dead(WorkerLoss.DIED, ended_by=ended_by, cpu_s=0.0, budget_s=0.5) is loss
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=200))

@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from rlvr.errors import SandboxError
+from rlvr.records import WorkerLoss
 from verifier.sandbox import zygote
 from verifier.sandbox.child import Child, State
 from verifier.sandbox.launch import ForkError, Zygote
 from verifier.sandbox.protocol import ProtocolError, Question
 from verifier.sandbox.sentinels import Sentinel
-from verifier.sandbox.tasks import FIRST_SLICE, Loss, Settled, Task, Waiting, loss_of, loss_of_the_dead, settle, settle_loss
+from verifier.sandbox.tasks import FIRST_SLICE, Settled, Task, Waiting, loss_of, loss_of_the_dead, settle, settle_loss
 
 logger = logging.getLogger(__name__)
 
@@ -118,9 +119,9 @@ class Crew:
         self._zygote.close()
         for child in tuple(self.children.values()):
             task = self._forget(child)
-            self._count(Loss.KILLED)
+            self._count(WorkerLoss.KILLED)
             if task is not None:
-                self._conclude(task, settle_loss(task, Loss.KILLED, now=time.monotonic()))
+                self._conclude(task, settle_loss(task, WorkerLoss.KILLED, now=time.monotonic()))
         self._zygote = self._new_zygote()
 
     def _fork_missing(self) -> None:
@@ -154,7 +155,7 @@ class Crew:
         try:
             is_out = child.ask(task.request(rules=self._settings.rules, budget_s=budget_s))
         except EOFError:
-            self._lose(child, Loss.DIED)
+            self._lose(child, WorkerLoss.DIED)
             return
         if not is_out:
             self._selector.modify(child, selectors.EVENT_READ | selectors.EVENT_WRITE)
@@ -180,7 +181,7 @@ class Crew:
         now = time.monotonic()
         for child in tuple(self.children.values()):
             if child.deadline is not None and child.deadline <= now:
-                self._lose(child, Loss.WALL)
+                self._lose(child, WorkerLoss.WALL)
 
     def _serve(self, child: Child, events: int) -> None:
         try:
@@ -189,10 +190,10 @@ class Crew:
             if events & selectors.EVENT_READ:
                 self._read(child)
         except EOFError:
-            self._lose(child, Loss.DIED)
+            self._lose(child, WorkerLoss.DIED)
         except ProtocolError as cause:
             logger.error("a verifier worker broke the protocol and was killed: %s", cause)
-            self._lose(child, Loss.PROTOCOL)
+            self._lose(child, WorkerLoss.PROTOCOL)
 
     def _read(self, child: Child) -> None:
         if child.state is State.STARTING:
@@ -234,7 +235,7 @@ class Crew:
             return
         logger.error("a verifier worker misjudged a known pair and was killed; %d verdicts are judged again", len(child.judged))
         suspects = tuple(child.judged)
-        self._lose(child, Loss.SENTINEL)
+        self._lose(child, WorkerLoss.SENTINEL)
         self._settings.recheck(suspects)
 
     def _read_reply(self, child: Child) -> None:
@@ -248,7 +249,7 @@ class Crew:
         child.judged.append(task)
         self._counts.answered += 1
         self._conclude(task, settle(task, reply, now=time.monotonic()))
-        loss = loss_of(reply) or (Loss.RECYCLED if self._is_worn(child) else None)
+        loss = loss_of(reply) or (WorkerLoss.RECYCLED if self._is_worn(child) else None)
         if loss is not None:
             self._lose(child, loss)
         elif child.num_answered % _CHECK_EVERY == 0:
@@ -259,11 +260,11 @@ class Crew:
             return True
         return child.num_answered % _WEIGH_EVERY == 0 and child.grown_mib() > _MAX_GROWTH_MIB
 
-    def _lose(self, child: Child, seen: Loss) -> None:
+    def _lose(self, child: Child, seen: WorkerLoss) -> None:
         """Kill and bury a worker; what it had is settled or asked again."""
         task = self._forget(child)
         try:
-            burial = self._zygote.bury(child.pid, is_dying=seen is Loss.DIED)
+            burial = self._zygote.bury(child.pid, is_dying=seen is WorkerLoss.DIED)
         except (SandboxError, OSError):
             if task is not None:
                 self._waiting.add(task, again=True)
@@ -291,7 +292,7 @@ class Crew:
         else:
             task.settled.set_result(settled)
 
-    def _count(self, loss: Loss) -> None:
+    def _count(self, loss: WorkerLoss) -> None:
         self._counts.losses[loss.value] = self._counts.losses.get(loss.value, 0) + 1
 
     def _note_failed_start(self, reason: str) -> None:

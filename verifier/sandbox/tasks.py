@@ -6,12 +6,11 @@ A question is tried on a small slice of the budget first, so that honest ones pa
 
 import collections
 import concurrent.futures
-import enum
 import signal
 
 import msgspec
 
-from rlvr.records import VerdictKind
+from rlvr.records import VerdictKind, WorkerLoss
 from verifier.sandbox.protocol import Outcome, Question, Reply, Request
 
 FIRST_SLICE = 0.2
@@ -19,22 +18,6 @@ FIRST_SLICE = 0.2
 _QUICK_IN_A_ROW = 16
 _ATTEMPTS = 2
 _ATTEMPTS_IF_KILLED = 5
-
-
-class Loss(enum.StrEnum):
-    """Why a worker was given up."""
-
-    WALL = "wall"  # silent past the wall deadline
-    CPU = "cpu"  # spent its CPU budget
-    MEMORY = "memory"  # its address space or Python's stack
-    ERROR = "error"  # the rules raised
-    IMPORT = "import"  # the rules wanted a module that was not loaded before the lock
-    PROTOCOL = "protocol"  # bytes that it may not send
-    FORBIDDEN = "forbidden"  # a system call outside its allow-list
-    DIED = "died"  # crashed or left
-    KILLED = "killed"  # by a SIGKILL that was not ours, which no text can bring about
-    SENTINEL = "sentinel"  # misjudged a known pair
-    RECYCLED = "recycled"  # old or grown, no fault
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -102,23 +85,23 @@ _KINDS = {
     Outcome.UNDECIDED: VerdictKind.UNDECIDED,
     Outcome.REWARD: VerdictKind.CORRECT,
 }
-_LOSSES = {Outcome.BUDGET: Loss.CPU, Outcome.MEMORY: Loss.MEMORY, Outcome.ERROR: Loss.ERROR, Outcome.IMPORT: Loss.IMPORT}
-_OF_THE_TEXT = frozenset((Loss.CPU, Loss.MEMORY, Loss.ERROR, Loss.IMPORT))
+_LOSSES = {Outcome.BUDGET: WorkerLoss.CPU, Outcome.MEMORY: WorkerLoss.MEMORY, Outcome.ERROR: WorkerLoss.ERROR, Outcome.IMPORT: WorkerLoss.IMPORT}
+_OF_THE_TEXT = frozenset((WorkerLoss.CPU, WorkerLoss.MEMORY, WorkerLoss.ERROR, WorkerLoss.IMPORT))
 
 
-def loss_of(reply: Reply) -> Loss | None:
+def loss_of(reply: Reply) -> WorkerLoss | None:
     """Why the worker of such a reply serves no more; None when it may go on."""
     return _LOSSES.get(reply.outcome)
 
 
-def loss_of_the_dead(seen: Loss, *, ended_by: int, cpu_s: float, budget_s: float) -> Loss:
+def loss_of_the_dead(seen: WorkerLoss, *, ended_by: int, cpu_s: float, budget_s: float) -> WorkerLoss:
     """What a worker really ended of: the kernel's word goes before what the pool saw."""
-    if ended_by == signal.SIGVTALRM or (seen is Loss.WALL and cpu_s >= budget_s):
-        return Loss.CPU
-    if seen is Loss.DIED and ended_by == signal.SIGKILL:
-        return Loss.KILLED
+    if ended_by == signal.SIGVTALRM or (seen is WorkerLoss.WALL and cpu_s >= budget_s):
+        return WorkerLoss.CPU
+    if seen is WorkerLoss.DIED and ended_by == signal.SIGKILL:
+        return WorkerLoss.KILLED
     if ended_by in (signal.SIGSYS, signal.SIGXCPU):
-        return Loss.FORBIDDEN if ended_by == signal.SIGSYS else Loss.CPU
+        return WorkerLoss.FORBIDDEN if ended_by == signal.SIGSYS else WorkerLoss.CPU
     return seen
 
 
@@ -131,19 +114,19 @@ def settle(task: Task, reply: Reply, *, now: float) -> Settled | None:
     return settle_loss(task, _LOSSES[reply.outcome], now=now)
 
 
-def settle_loss(task: Task, loss: Loss, *, now: float) -> Settled | None:
+def settle_loss(task: Task, loss: WorkerLoss, *, now: float) -> Settled | None:
     """What a lost worker settles about the task that it had; None when the task has to be asked again.
 
     CPU, memory and errors of the rules depend on the answer alone: undecided, and it trains. All else may be ours: once more on a fresh worker,
     then it is a timeout or a broken sandbox, and has no reward. A reward of the user that fails is always ours.
     """
     seconds = now - task.dispatched_at
-    if loss is Loss.CPU and task.is_quick:
+    if loss is WorkerLoss.CPU and task.is_quick:
         task.is_quick = False
         return None
     if loss in _OF_THE_TEXT and task.question is Question.DECIDE:
         return Settled(VerdictKind.UNDECIDED, str(loss), seconds)
     task.num_faults += 1
-    if task.num_faults < (_ATTEMPTS_IF_KILLED if loss is Loss.KILLED else _ATTEMPTS):
+    if task.num_faults < (_ATTEMPTS_IF_KILLED if loss is WorkerLoss.KILLED else _ATTEMPTS):
         return None
-    return Settled(VerdictKind.TIMEOUT if loss is Loss.WALL else VerdictKind.SANDBOX, str(loss), seconds)
+    return Settled(VerdictKind.TIMEOUT if loss is WorkerLoss.WALL else VerdictKind.SANDBOX, str(loss), seconds)
