@@ -24,10 +24,10 @@ def is_alive(pid: int) -> bool:
 def test_training_and_evaluation_ask_the_same_children() -> None:
     actor = VerifierActor("verifier-0", CONFIG)
     asyncio.run(actor.start())
-    children = actor._training.worker_pids()
+    children = actor._training.worker_pids
     try:
         assert len(children) >= 2
-        assert actor._evaluation.worker_pids() == children
+        assert actor._evaluation.worker_pids == children
         frame = wire.pack([unverified("it is 0.5"), unverified("it is \\sin(\\frac{\\pi}{6})"), unverified("it is 0.4")])
         verdicts = wire.unpack(asyncio.run(actor.judge_evaluation(frame)), list[Verdict])
         assert [verdict.kind.value for verdict in verdicts][::2] == ["correct", "wrong"]
