@@ -5,8 +5,6 @@ number of forward and backward passes, or a sharded model waits for ever. Called
 Shapes: N rows (rollouts) of the step, K completion tokens of the step, M those of one micro-batch, B its rows, L its padded length.
 """
 
-
-
 from dataclasses import dataclass
 
 import numpy as np

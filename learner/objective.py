@@ -4,8 +4,6 @@ Owns which terms are on and what each one adds. Called by `learner.learner`; kno
 Shapes: M completion tokens of one micro-batch.
 """
 
-
-
 from dataclasses import dataclass
 
 import torch
