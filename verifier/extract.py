@@ -31,6 +31,8 @@ _HOPE = re.compile(r"\.?\s*I hope (?:it|this) is correct.*\Z", re.IGNORECASE | r
 _WORDS = re.compile(r"[A-Za-z]{2,}")
 _BLANK = re.compile(r"[\s.?!,;:$*#{}()\[\]\\\-_\"']*\Z")
 _EMPTY_SET = re.compile(r"\\\{\s*\\\}")
+_STARS = re.compile(r"\*\*(?=[\s.,;:]|\Z)")
+_LEADS = re.compile(r"(?:(?:therefore|thus|hence|then|so|simply|just|exactly|indeed|clearly|given by|equal to)[\s,:]+)+", re.IGNORECASE)
 _BLANKS = re.compile(r"\s+")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _EXPRESSED = frozenset(FUNCTIONS) | frozenset(POWER_WORDS) | frozenset(["and", "or", "pi", "inf", "infinity", "per", "am", "pm", "to"])
@@ -149,11 +151,13 @@ def _unboxed(text: str) -> str | None:
         return _free(_cut(tail, 0))
     phrase = phrases[-1]
     rest = _cut(tail, phrase.end())[phrase.end() :].lstrip(" \t\r\n*:")
+    leads = _LEADS.match(rest)
+    rest = rest[leads.end() :] if leads is not None else rest
     span = _span_at_once(rest)
     if span is not None:
         return span
     line = _HOPE.sub("", rest.partition("\n")[0].partition("</answer>")[0]).strip().rstrip("*").strip()
-    line = line[:-1].rstrip("*") if line.endswith(".") else line
+    line = _STARS.sub("", line[:-1] if line.endswith(".") else line)
     return _free(line) if _is_sentence(line) else line
 
 
