@@ -59,8 +59,8 @@ fi
 [ -d "$venv/torch-wheel" ] && index=(--find-links "$venv/torch-wheel")
 echo "firesteel setup: installing $(grep -cE '^[a-z0-9]' "$lock") pinned packages into $venv (minutes the first time)"
 if ! "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps $hashes ${index[@]+"${index[@]}"} -r "$pins" 2>"$venv/pip.log"; then
-    grep -E '^ERROR' "$venv/pip.log" | tail -n 3 >&2 || true
-    fail "pip could not install $pins for Python $version (its output: $venv/pip.log); if a wheel does not exist for this Python, use CPython 3.11"
+    reason=$(grep -oE 'No matching distribution found for [^ ]+' "$venv/pip.log" | tail -n 1 || true)
+    fail "pip could not install $pins for Python $version (${reason:-see $venv/pip.log}); where a wheel does not exist for this Python, use CPython 3.11"
 fi
 rm -rf "$venv/torch-wheel"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . 2>"$venv/pip.log" ||
