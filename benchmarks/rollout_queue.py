@@ -107,7 +107,7 @@ def through_the_actor() -> float:
 
 
 def main() -> None:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     arms: dict[str, Callable[[], float]] = {"class": through_the_class, "actor": through_the_actor}
     rates: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(REPEATS):  # interleaved, so that a busy moment hits both

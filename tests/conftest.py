@@ -28,7 +28,7 @@ def ray_session() -> Iterator[None]:
     """One Ray for every test that needs it."""
     import ray
 
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, configure_logging=False)
     yield
     ray.shutdown()
 
