@@ -26,7 +26,7 @@ test: setup lint
 	@$(PY) -m pytest tests -m "not long"
 
 test-fast: setup
-	@$(PY) -m pytest tests -m "not long and not ray and not engine"
+	@$(PY) -m pytest tests -m "not long and not ray and not engine and not processes"
 
 test-long: setup
 	@$(PY) -m benchmarks.long

@@ -1,14 +1,17 @@
-"""`make test-long`: what takes longer than CI has, one after the other, and what came of each.
+"""`make test-long`: what takes longer than CI has, one part after the other, and what came of each.
 
-Runs the tests marked `long`, five seeds of the demo and its controls; writes benchmarks/results/long.json. Exit code 1 where one of them fails.
+The parts: the tests marked `long`, five seeds of the demo, its controls. benchmarks/results/long.json keeps the last result of each part with its
+commit, so that one part can be run alone (`--only`). Exit code 1 where a part fails.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import time
+from typing import Any
 
-from benchmarks.record import ROOT, Claim, write
+from benchmarks.record import RESULTS, ROOT, Claim, commit, write
 
 PARTS = {
     "long tests": ["-m", "pytest", "tests", "-m", "long"],
@@ -17,21 +20,33 @@ PARTS = {
 }
 
 
+def known() -> dict[str, dict[str, Any]]:
+    """The last result of each part, from the file."""
+    file = RESULTS / "long.json"
+    return dict(json.loads(file.read_text(encoding="utf-8"))["details"]["parts"]) if file.is_file() else {}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=PARTS, help="run one part; nothing is written then")
+    parser.add_argument("--only", choices=PARTS, help="run one part; the others keep their last result")
     only = parser.parse_args().only
-    chosen = {name: words for name, words in PARTS.items() if only in (None, name)}
-    claims, seconds = [], {}
-    for name, words in chosen.items():
+    parts = known()
+    codes = []
+    for name, words in PARTS.items():
+        if only not in (None, name):
+            continue
         print(f"--- {name}: python {' '.join(words)}", flush=True)
         started = time.monotonic()
-        code = subprocess.run([sys.executable, *words], cwd=ROOT, check=False).returncode
-        seconds[name] = round(time.monotonic() - started)
-        claims.append(Claim(claim=f"{name}: exit code", measured=code, aim=0, unit="exit code", at_most=True))
-    if only is None:
-        print(write("long", claims, command="make test-long", details={"seconds": seconds}))
-    return int(not all(claim.holds for claim in claims))
+        codes.append(subprocess.run([sys.executable, *words], cwd=ROOT, check=False).returncode)
+        parts[name] = {
+            "exit_code": codes[-1],
+            "seconds": round(time.monotonic() - started),
+            "commit": commit(),
+            "command": f"python {' '.join(words)}",
+        }
+    claims = [Claim(claim=f"{name}: exit code", measured=part["exit_code"], aim=0, unit="exit code", at_most=True) for name, part in parts.items()]
+    print(write("long", claims, command="make test-long", details={"parts": parts}))
+    return int(any(codes))
 
 
 if __name__ == "__main__":

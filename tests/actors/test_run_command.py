@@ -14,6 +14,8 @@ from rlvr.config import Config
 from rlvr.errors import UserError
 from verifier.verify import Verifier
 
+pytestmark = pytest.mark.processes
+
 OURS = Cluster(address="a", namespace="n", is_ours=True, num_gpus=0)
 JOINED = msgspec.structs.replace(OURS, is_ours=False, num_gpus=2)
 

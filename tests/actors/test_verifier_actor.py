@@ -4,11 +4,14 @@ import asyncio
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from actors.verifier_actor import VerifierActor
 from rlvr import wire
 from rlvr.config import Config
 from rlvr.records import Unverified, Verdict
+
+pytestmark = pytest.mark.processes
 
 CONFIG = msgspec.convert({"verifiers": {"workers": 2}, "evaluation": {"extract": "all"}}, Config)
 

@@ -10,6 +10,8 @@ import torch.distributed as dist
 from learner import process_group
 from rlvr.errors import LearnerError
 
+pytestmark = pytest.mark.processes
+
 
 def test_leaving_without_having_joined_does_nothing() -> None:
     process_group.leave()

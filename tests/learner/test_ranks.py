@@ -13,6 +13,8 @@ from tiny_models import batch, learner, qwen2, save, whole_weights
 
 from learner import process_group
 
+pytestmark = pytest.mark.processes
+
 WORLD_SIZE = 2
 
 

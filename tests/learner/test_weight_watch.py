@@ -17,6 +17,8 @@ from learner.weights import LostReceiversError, WeightSender
 from rlvr.errors import BroadcastError
 from rlvr.records import Version
 
+pytestmark = pytest.mark.processes
+
 
 @contextmanager
 def publishing(sender: WeightSender, version: Version, tensors: Weights, *, keep: bool = False) -> Iterator[None]:

@@ -19,6 +19,8 @@ from learner.weights import LostReceiversError, WeightSender, chunks, digest, vi
 from rlvr.errors import BroadcastError
 from rlvr.records import Version
 
+pytestmark = pytest.mark.processes
+
 SLACK_S = 4.0  # what a busy machine may add to a deadline and its grace
 
 

@@ -10,6 +10,8 @@ from rlvr.errors import UserError
 from verifier.cases import CasesReport, check_rows, judge_rows, verify_file
 from verifier.verify import Verifier
 
+pytestmark = pytest.mark.processes
+
 
 def written(folder: Path, *lines: str) -> Path:
     path = folder / "cases.jsonl"

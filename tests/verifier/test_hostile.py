@@ -17,6 +17,8 @@ from rlvr.config import RewardConfig
 from rlvr.records import Unverified, VerdictKind
 from verifier.verify import Verifier
 
+pytestmark = pytest.mark.processes
+
 MAX_WALL_S = 2.0
 MAX_RSS_MIB = 1024
 CANARY = "firesteel_canary"

@@ -21,6 +21,8 @@ from verifier.sandbox.protocol import Outcome
 from verifier.sandbox.sentinels import Sentinel
 from verifier.sandbox.tasks import Settled
 
+pytestmark = pytest.mark.processes
+
 SYSTEM_CALLS = ["read a file", "write a file", "list a folder", "run a program", "exec", "fork", "start a thread", "open a socket",
                 "signal the parent", "signal everybody", "trace the parent", "map executable memory", "sleep", "change the limits"]  # fmt: skip
 LIES = ["forge a reply", "half a reply, then leave", "leave", "crash", "close the channel"]

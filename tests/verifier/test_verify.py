@@ -25,6 +25,8 @@ from verifier.sandbox.protocol import Outcome, Question
 from verifier.sandbox.tasks import Settled, Task
 from verifier.verify import Verifier
 
+pytestmark = pytest.mark.processes
+
 ALGEBRA = [
     (r"\frac{\sqrt{%d}}{%d}", r"\frac{1}{\sqrt{%d}}", VerdictKind.CORRECT),
     (r"\sqrt{%d}", r"\sqrt{%d}+10^{-30}", VerdictKind.WRONG),
