@@ -12,6 +12,7 @@ import msgspec
 import ray
 
 from rlvr.config import Config
+from rlvr.config_rules import engines_known
 from rlvr.errors import ConfigError, UserError
 
 logger = logging.getLogger(__name__)
@@ -77,12 +78,12 @@ def connect(config: Config, *, namespace: str) -> Cluster:
 
 
 def _cpus_asked(config: Config) -> int:
-    return config.generators.count + config.verifiers.count * config.verifiers.workers + config.learner.ranks
+    return engines_known(config) + config.verifiers.count * config.verifiers.workers + config.learner.ranks
 
 
 def check_gpus(config: Config, cluster: Cluster) -> None:
     """Refuse more GPUs than there are; a joined cluster may still grow, so there it is a warning."""
-    generators = config.generators.count * config.generators.tensor_parallel if cluster.device(config.generators.device) == "cuda" else 0
+    generators = engines_known(config) * config.generators.tensor_parallel if cluster.device(config.generators.device) == "cuda" else 0
     learner = config.learner.ranks if cluster.device(config.learner.device) == "cuda" else 0
     if config.weights.backend == "nccl" and not (generators and learner):
         raise ConfigError("weights.backend = nccl needs generators and learner on GPUs, this cluster has none for both; use gloo or auto")

@@ -30,6 +30,7 @@ from learner.weight_group import Backend
 from learner.weight_protocol import receiver_names
 from rlvr import wire
 from rlvr.config import Config
+from rlvr.config_rules import engines_known
 from rlvr.errors import ActorError, UserError
 from rlvr.seeds import derive_seed
 
@@ -110,7 +111,7 @@ class Fleet:
         settings = self._config.generators
         device = self._cluster.device(settings.device)
         gpus = settings.tensor_parallel if device == "cuda" else 0
-        names = [f"generator-{index}" for index in range(settings.count)]
+        names = [f"generator-{index}" for index in range(engines_known(self._config))]
         self.generators = [
             spawn(
                 GeneratorActor,
@@ -190,7 +191,7 @@ class Fleet:
             max_tokens=config.rollout.max_completion_tokens,
             stop_token_ids=plan.stop_token_ids,
         )
-        share = -(-plan.rollouts_per_step // config.generators.count)
+        share = -(-plan.rollouts_per_step // engines_known(config))
         evaluates = index == 0
         return GeneratorSettings(
             name=name,

@@ -27,9 +27,19 @@ class RunConfig(Table, frozen=True, kw_only=True):
     checkpoint_every_steps: Annotated[int, Meta(ge=0, description="steps between checkpoints; 0 = only the last")] = 20
     eval_every_steps: Annotated[int, Meta(ge=0, description="steps between evaluations; 0 = only before and after")] = 20
     seed: Annotated[int, Meta(ge=0, le=2**32 - 1, description="seeds sampling, data order and the learner")] = 1
-    store: Annotated[str, Meta(description="folder for checkpoints, as NAME/checkpoints, that every learner rank sees; empty = the run folder")] = ""
+    store: Annotated[
+        str,
+        Meta(
+            description="where checkpoints, journal, version log, lock and history live, under the run's name: a folder that every host sees, or an "
+            "fsspec URL; empty = the run folder, which only the controller's host sees"
+        ),
+    ] = ""
     deterministic: Annotated[bool, Meta(description="same rollouts and same bits in every run; needs max_staleness 0 and one generator")] = False
     keep_rollouts_gib: Annotated[float, Meta(ge=0.0, description="GiB of rollouts/ kept on disk, the oldest go first")] = 2.0
+    grace_s: Annotated[float, Meta(gt=0.0, description="seconds that Ctrl-C or SIGTERM leaves for a last checkpoint")] = 60.0
+    max_restarts: Annotated[
+        int, Meta(ge=0, description="deaths of one part, with less than a minute of work between them, after which the run ends with the last error")
+    ] = 5
 
 
 class ModelConfig(Table, frozen=True, kw_only=True):
@@ -170,7 +180,18 @@ class CriticConfig(Table, frozen=True, kw_only=True):
 
 
 class GeneratorsConfig(Table, frozen=True, kw_only=True):
-    count: Annotated[int, Meta(ge=1, description="inference engines")] = 1
+    count: Annotated[
+        AtLeast1 | Literal["auto"],
+        Meta(description='inference engines; "auto" = as many as the live Ray nodes that match labels hold: GPUs / tensor_parallel, 1 on a CPU node'),
+    ] = 1
+    min: Annotated[int, Meta(ge=1, description='engines at least, for scaling = "metrics" and `firesteel scale`')] = 1
+    max: Annotated[int, Meta(ge=1, description="engines at most, whoever scales")] = 256
+    scaling: Annotated[
+        Literal["manual", "metrics"], Meta(description='"metrics" = within min and max: more while the learner waits, fewer while the queue is full')
+    ] = "manual"
+    max_tokens_per_s: Annotated[
+        Above0 | None, Meta(description="completion tokens a second that one engine starts at most, on average; left out = no limit")
+    ] = None
     tensor_parallel: Annotated[int, Meta(ge=1, description="GPUs of one engine")] = 1
     max_num_seqs: Annotated[int, Meta(ge=1, description="completions that one engine samples at once")] = 128
     gpu_memory_fraction: Annotated[float, Meta(gt=0.0, le=1.0, description="of a GPU's memory, given to one engine")] = 0.85
@@ -183,6 +204,7 @@ class GeneratorsConfig(Table, frozen=True, kw_only=True):
 
 class VerifiersConfig(Table, frozen=True, kw_only=True):
     count: Annotated[int, Meta(ge=1, description="verifier actors")] = 1
+    max: Annotated[int, Meta(ge=1, description="verifier actors at most, whoever scales")] = 256
     workers: Annotated[int, Meta(ge=1, description="sandboxed children of each verifier")] = 1
     undecided: Annotated[Literal["zero", "exclude"], Meta(description="an undecided answer earns reward.wrong, or leaves its group")] = "zero"
     cpu_budget_s: Annotated[float, Meta(gt=0.0, description="CPU seconds after which an answer is undecided")] = 0.5
@@ -205,11 +227,23 @@ class QueueConfig(Table, frozen=True, kw_only=True):
     order: Annotated[Literal["admission", "completion", "window"], Meta(description="which groups a batch takes first")] = "admission"
     window: Annotated[int, Meta(ge=0, description="with order = window: younger groups that may pass a slow one")] = 0
     lease_s: Annotated[float, Meta(gt=0.0, description="seconds after which unfinished work is given to somebody else")] = 600.0
+    silence_s: Annotated[
+        float, Meta(ge=2.0, description="seconds without a sign of life after which a process is given up: its work goes to others, it is replaced")
+    ] = 30.0
+    journal: Annotated[
+        Literal["fsync", "write"],
+        Meta(description="what is accepted is on the disk (fsync), or with the operating system (write), before it is acknowledged"),
+    ] = "fsync"
+    commit_s: Annotated[float, Meta(ge=0.0, le=1.0, description="seconds for which the journal gathers entries before one write")] = 0.005
+    keep_segments: Annotated[bool, Meta(description="journal segments that checkpoints cover are archived, for audits, and not removed")] = False
 
 
 class WeightsConfig(Table, frozen=True, kw_only=True):
     deadline_s: Annotated[float, Meta(gt=0.0, description="seconds within which a broadcast must end")] = 60.0
     backend: Annotated[Literal["auto", "gloo", "nccl"], Meta(description="of the broadcast; auto = nccl where both ends are on GPUs")] = "auto"
+    log_every_steps: Annotated[
+        int, Meta(ge=0, description="steps between whole versions in the version log, from which late generators start; 0 = evaluated ones alone")
+    ] = 1
 
 
 class MetricsConfig(Table, frozen=True, kw_only=True):

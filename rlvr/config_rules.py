@@ -42,6 +42,11 @@ def rollouts_per_step(config: Config, num_problems: int) -> int:
     return (config.prompts.problems_per_step or num_problems) * config.prompts.copies_per_step * config.rollout.group_size
 
 
+def engines_known(config: Config) -> int:
+    """Engines that a run asks for; 1 where the cluster's nodes will say."""
+    return 1 if config.generators.count == "auto" else config.generators.count
+
+
 def _num_problems_known(config: Config) -> int | None:
     prompts = config.prompts
     if prompts.problems is not None:
@@ -92,8 +97,6 @@ def _not_built(config: Config) -> None:
         raise ConfigError('advantage.estimator = "gae" is not built yet; "grpo" is')
     if config.critic != CriticConfig():
         raise ConfigError('[critic] acts only with advantage.estimator = "gae", which is not built yet: leave it out')
-    if "://" in config.run.store:
-        raise ConfigError(f"run.store must be a folder: a store behind a URL, as {config.run.store}, is not built yet")
 
 
 def _evaluation_sets(config: Config) -> None:
@@ -170,6 +173,18 @@ def _weights(config: Config) -> None:
         raise ConfigError(f"weights.backend = nccl needs GPUs at both ends; generators.device is {ends[0]}, learner.device {ends[1]}: use gloo")
 
 
+def _counts(config: Config) -> None:
+    generators, verifiers = config.generators, config.verifiers
+    if generators.min > generators.max:
+        raise ConfigError(f"generators.min must be at most generators.max, {generators.max}, got {generators.min}")
+    if generators.count != "auto" and not generators.min <= generators.count <= generators.max:
+        raise ConfigError(f"generators.count must lie between generators.min = {generators.min} and max = {generators.max}, got {generators.count}")
+    if generators.count == "auto" and generators.scaling == "metrics":
+        raise ConfigError('generators.scaling = "metrics" needs a number in generators.count: with "auto" the cluster\'s nodes say how many')
+    if verifiers.count > verifiers.max:
+        raise ConfigError(f"verifiers.count must be at most verifiers.max = {verifiers.max}, got {verifiers.count}")
+
+
 def _verifiers(config: Config) -> None:
     verifiers = config.verifiers
     if verifiers.wall_s < verifiers.cpu_budget_s:
@@ -182,6 +197,7 @@ def _deterministic(config: Config) -> None:
     needed = (
         ("rollout.max_staleness", config.rollout.max_staleness, 0),
         ("generators.count", config.generators.count, 1),
+        ("generators.scaling", config.generators.scaling, "manual"),
         ("generators.threads", config.generators.threads, 1),
         ("learner.threads", config.learner.threads, 1),
     )
@@ -204,6 +220,7 @@ _RULES: tuple[Callable[[Config], None], ...] = (
     _optimizer,
     _queue,
     _weights,
+    _counts,
     _verifiers,
     _deterministic,
 )

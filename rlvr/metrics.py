@@ -13,7 +13,7 @@ import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
 
 from rlvr.errors import UserError
-from rlvr.records import DropReason, FinishReason, VerdictKind, WorkerLoss
+from rlvr.records import DropReason, FinishReason, PartialFate, VerdictKind, WorkerLoss
 
 
 class Role(enum.StrEnum):
@@ -22,6 +22,14 @@ class Role(enum.StrEnum):
     GENERATOR = "generator"
     VERIFIER = "verifier"
     LEARNER = "learner"
+
+
+class LossCause(enum.StrEnum):
+    """Why a process of the run was replaced."""
+
+    DIED = "died"  # it ended, or raised
+    HUNG = "hung"  # it gave no sign of life
+    DRAINED = "drained"  # its node goes away
 
 
 class SlotState(enum.StrEnum):
@@ -89,6 +97,20 @@ _QUEUE = _specs(
     ("histogram", "rlvr_rollout_staleness_versions", "versions", "Staleness of the rollouts of each batch.", _VERSIONS),
     ("histogram", "rlvr_accepted_completion_tokens", "tokens", "Completion length of the accepted rollouts.", _TOKENS),
     ("histogram", "rlvr_trained_completion_tokens", "tokens", "Completion length of the trained rollouts.", _TOKENS),
+    ("gauge", "rlvr_lineage", "lineages", "The surviving lineage: how often the run was rolled back to a checkpoint."),
+    ("gauge", "rlvr_queue_incarnation", "starts", "How often the queue has started before in this run."),
+    (
+        "counter",
+        "rlvr_partials_total",
+        "rollouts",
+        "Unfinished completions handed back by leaving generators, by what became of them.",
+        {"fate": PartialFate},
+    ),
+    ("counter", "rlvr_journal_bytes_total", "bytes", "Bytes appended to the journal."),
+    ("gauge", "rlvr_journal_size_bytes", "bytes", "Bytes of the journal's segments that no checkpoint covers yet."),
+    ("histogram", "rlvr_journal_commit_seconds", "seconds", "Seconds of one group commit of the journal.", _SECONDS),
+    ("counter", "rlvr_journal_errors_total", "errors", "Group commits that failed and were tried again."),
+    ("counter", "rlvr_journal_torn_bytes_total", "bytes", "Bytes of a torn tail that a replay has cut."),
 )
 _GENERATOR = _specs(
     Role.GENERATOR,
@@ -101,6 +123,9 @@ _GENERATOR = _specs(
     ("gauge", "rlvr_policy_version", "steps", "Step of the policy version that the engine samples from."),
     ("counter", "rlvr_weights_applied_total", "versions", "Policy versions applied."),
     ("histogram", "rlvr_weight_pause_seconds", "seconds", "Seconds for which sampling stood while weights were applied.", _SECONDS),
+    ("gauge", "rlvr_generator_lineage", "lineages", "Lineage of the policy version that the engine samples from."),
+    ("counter", "rlvr_broadcast_joins_total", "joins", "Times that this generator has joined a sender of weights."),
+    ("counter", "rlvr_completions_continued_total", "rollouts", "Completions that another generator had begun."),
 )
 _VERIFIER = _specs(
     Role.VERIFIER,
@@ -137,11 +162,22 @@ _LEARNER = _specs(
     ("gauge", "rlvr_learning_rate", "rate", "Learning rate of the last step."),
     ("histogram", "rlvr_weight_broadcast_seconds", "seconds", "Seconds from the start of a broadcast to the last receiver's digest.", _SECONDS),
     ("counter", "rlvr_weight_bytes_sent_total", "bytes", "Bytes of weights broadcast."),
-    ("histogram", "rlvr_checkpoint_seconds", "seconds", "Seconds of one checkpoint.", _SECONDS),
+    ("histogram", "rlvr_checkpoint_seconds", "seconds", "Seconds from the start of a checkpoint until it is durable.", _SECONDS),
+    ("histogram", "rlvr_checkpoint_pause_seconds", "seconds", "Seconds for which training stood for a checkpoint.", _SECONDS),
+    ("gauge", "rlvr_checkpoint_step", "steps", "Step of the newest durable checkpoint."),
+    ("counter", "rlvr_checkpoint_failures_total", "checkpoints", "Checkpoints that could not be written, or were found damaged."),
+    ("gauge", "rlvr_weight_epoch", "epochs", "Epoch of the broadcast group: how often it was formed."),
+    ("gauge", "rlvr_weight_receivers", "receivers", "Members of the broadcast group, without the sender."),
+    ("counter", "rlvr_weight_receivers_lost_total", "receivers", "Receivers that a broadcast has lost."),
+    ("histogram", "rlvr_version_log_seconds", "seconds", "Seconds of one entry of the version log.", _SECONDS),
 )
 _CONTROLLER = _specs(
     Role.CONTROLLER,
     ("gauge", "rlvr_actors", "actors", "Actors alive, by part.", {"part": Role}),
+    ("gauge", "rlvr_actors_wanted", "actors", "Actors that there should be, by part.", {"part": Role}),
+    ("counter", "rlvr_restarts_total", "actors", "Actors replaced, by part and cause.", {"part": Role, "cause": LossCause}),
+    ("histogram", "rlvr_recovery_seconds", "seconds", "Seconds from noticing a loss until the replacement works, by part.", {"part": Role}, _SECONDS),
+    ("gauge", "rlvr_nodes_draining", "nodes", "Ray nodes that are going away."),
     ("gauge", "rlvr_accuracy_ratio", "ratio", "Accuracy of the newest evaluation.", {"split": EvalSplit}),
     ("gauge", "rlvr_evaluated_version", "steps", "Step of the version that the newest evaluation measured.", {"split": EvalSplit}),
     ("histogram", "rlvr_evaluation_seconds", "seconds", "Seconds of one evaluation.", _SECONDS),

@@ -41,6 +41,21 @@ class VersionSpan(msgspec.Struct, frozen=True):
     end: int
 
 
+def _check_tokens(name: str, token_data: bytes, logprob_data: bytes, spans: tuple[VersionSpan, ...]) -> None:
+    """Raise ValueError unless there is a token, each has its logprob, and the spans cover them without a gap."""
+    if len(token_data) != len(logprob_data) or len(token_data) % TOKEN_DTYPE.itemsize:
+        raise ValueError(f"{name}: {len(token_data)} token bytes and {len(logprob_data)} logprob bytes do not pair up")
+    if not token_data:
+        raise ValueError(f"{name}: a completion has at least one token")
+    edge = 0
+    for span in spans:
+        if span.start != edge or span.end <= span.start:
+            raise ValueError(f"{name}: version spans {spans} leave a gap at token {edge}")
+        edge = span.end
+    if edge * TOKEN_DTYPE.itemsize != len(token_data):
+        raise ValueError(f"{name}: version spans cover {edge} of {len(token_data) // TOKEN_DTYPE.itemsize} tokens")
+
+
 class FinishReason(enum.StrEnum):
     STOP = "stop"  # the model ended its answer
     LENGTH = "length"  # cut at the completion or context limit: the completion is truncated
@@ -63,8 +78,8 @@ class VerdictKind(enum.StrEnum):
 class DropReason(enum.StrEnum):
     STALE = "stale"  # older than max_staleness when its batch was made
     EXCLUDED = "excluded"  # its verdict was ours (timeout, sandbox) or `undecided` under verifiers.undecided = "exclude"
-    GROUP_CLOSED = "group_closed"  # its group was trained without it
-    SHUTDOWN = "shutdown"  # the run ended before it was trained
+    INCOMPLETE = "incomplete"  # deterministic mode: its step was not complete when the queue died, and is sampled again whole
+    SHUTDOWN = "shutdown"  # the run finished without it
 
 
 class WorkerLoss(enum.StrEnum):
@@ -83,6 +98,47 @@ class WorkerLoss(enum.StrEnum):
     RECYCLED = "recycled"  # old or grown, no fault
 
 
+class PartialFate(enum.StrEnum):
+    """What became of an unfinished completion that a leaving generator handed back."""
+
+    CONTINUED = "continued"  # leased again with its tokens
+    TOO_OLD = "too_old"  # its oldest token could not train in time: its place is sampled from the start
+    UNFIT = "unfit"  # it does not fit its lease
+
+
+class Partial(msgspec.Struct, frozen=True, kw_only=True):
+    """An unfinished completion: what a leaving generator has of it, for another one to continue. Data and spans as in `Rollout`."""
+
+    rollout_id: str
+    token_data: bytes
+    logprob_data: bytes
+    spans: tuple[VersionSpan, ...]
+    handovers: int = 1
+    """Generators that have left it so far."""
+
+    def __post_init__(self) -> None:
+        _check_tokens(f"partial {self.rollout_id}", self.token_data, self.logprob_data, self.spans)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_data) // TOKEN_DTYPE.itemsize
+
+    @property
+    def token_ids(self) -> NDArray[np.int32]:
+        """[T] int32, read-only."""
+        return np.frombuffer(self.token_data, TOKEN_DTYPE)
+
+    @property
+    def logprobs(self) -> NDArray[np.float32]:
+        """[T] float32 nats, read-only."""
+        return np.frombuffer(self.logprob_data, LOGPROB_DTYPE)
+
+    @property
+    def oldest_version(self) -> Version:
+        """The one of the lowest step: staleness counts steps, whatever their lineage."""
+        return min((span.version for span in self.spans), key=lambda version: version.step)
+
+
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """The right to sample some completions of one group, until `deadline_s` seconds after it was given.
 
@@ -99,6 +155,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     seeds: tuple[int, ...] | None = None
     """One request seed a rollout; only in deterministic mode."""
     deadline_s: float = 0.0
+    partials: tuple[Partial, ...] = ()
+    """What others have sampled already of some of `rollout_ids`: these are continued, the others start."""
 
 
 class Rollout(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,20 +178,12 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     """The completion as the verifier reads it: special tokens left out."""
     generator: str = ""
-    """Who sampled it."""
+    """Who sampled it, or its end."""
+    handovers: int = 0
+    """Generators that left it unfinished on the way."""
 
     def __post_init__(self) -> None:
-        if len(self.token_data) != len(self.logprob_data) or len(self.token_data) % TOKEN_DTYPE.itemsize:
-            raise ValueError(f"rollout {self.id}: {len(self.token_data)} token bytes and {len(self.logprob_data)} logprob bytes do not pair up")
-        if not self.token_data:
-            raise ValueError(f"rollout {self.id}: a completion has at least one token")
-        edge = 0
-        for span in self.spans:
-            if span.start != edge or span.end <= span.start:
-                raise ValueError(f"rollout {self.id}: version spans {self.spans} leave a gap at token {edge}")
-            edge = span.end
-        if edge != self.num_tokens:
-            raise ValueError(f"rollout {self.id}: version spans cover {edge} of {self.num_tokens} tokens")
+        _check_tokens(f"rollout {self.id}", self.token_data, self.logprob_data, self.spans)
 
     @property
     def num_tokens(self) -> int:
@@ -151,7 +201,8 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def oldest_version(self) -> Version:
-        return min(span.version for span in self.spans)
+        """The one of the lowest step: staleness counts steps, whatever their lineage."""
+        return min((span.version for span in self.spans), key=lambda version: version.step)
 
     @property
     def is_truncated(self) -> bool:

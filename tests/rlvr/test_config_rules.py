@@ -19,7 +19,6 @@ def parse(text: str) -> Config:
     [
         ("[advantage]\nestimator='gae'", '"gae" is not built yet; "grpo" is'),
         ("[critic]\ndiscount=0.9", r"\[critic\] acts only with advantage.estimator = \"gae\", which is not built yet"),
-        ("[run]\nstore='s3://bucket/x'", "run.store must be a folder: a store behind a URL, as s3://bucket/x, is not built yet"),
         ("[model]\npolicy='./base'\nrevision='main'", "model.revision goes with a hub id, but model.policy is the folder /x/base"),
         ("[model]\ncompute_dtype='float16'", 'compute_dtype = "float16" would need loss scaling'),
         ("[generators]\ndevice='cpu'\ntensor_parallel=2", "tensor_parallel must be 1 on a CPU, got 2"),
