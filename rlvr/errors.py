@@ -31,6 +31,10 @@ class WireError(FiresteelError):
     """A frame that is cut, corrupt, oversized or of an unknown version."""
 
 
+class StoreError(FiresteelError):
+    """The store cannot be read or written: a full disk, a lost mount, an object store that refuses."""
+
+
 class QueueError(FiresteelError):
     """The rollout queue's contract was broken, or its producers are gone."""
 
