@@ -92,3 +92,11 @@ class QueueStatus(msgspec.Struct, frozen=True, kw_only=True):
     producers: tuple[Producer, ...]
     is_closed: bool
     metrics_port: int
+
+
+class QueueIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """The process that the queue lives in at present."""
+
+    pid: int
+    node_id: str
+    metrics_port: int
