@@ -35,6 +35,10 @@ class StoreError(FiresteelError):
     """The store cannot be read or written: a full disk, a lost mount, an object store that refuses."""
 
 
+class LockLost(FiresteelError):  # noqa: N818 - what happened, not what is wrong
+    """Another process owns the run now, or may: this controller stops at once and writes nothing more."""
+
+
 class QueueError(FiresteelError):
     """The rollout queue's contract was broken, or its producers are gone."""
 
