@@ -102,14 +102,16 @@ class Books:
                 self.lose(rollout_id, "is held by a run that has finished")
             elif self._order == "admission" and step_of(rollout_id) <= self.step:
                 self.lose(rollout_id, f"was planned for a step that is trained (the last one is {self.step}), and is in no batch")
+        self._count_places()
+
+    def _count_places(self) -> None:
+        """A place that trained under two of its ids was consumed twice."""
         trained: dict[str, tuple[int, str]] = {}
         for step, ids in self.batches.items():
             for rollout_id in ids:
-                before = trained.setdefault(place_of(rollout_id), (step, rollout_id))
-                if before[1] != rollout_id:
-                    self.findings.add(
-                        "consumed_twice", f"one place was trained as {before[1]} in step {before[0]} and as {rollout_id} in step {step}"
-                    )
+                first_step, first_id = trained.setdefault(place_of(rollout_id), (step, rollout_id))
+                if first_id != rollout_id:
+                    self.findings.add("consumed_twice", f"{first_id} of step {first_step} and {rollout_id} of step {step} are one place")
 
     def lose(self, rollout_id: str, why: str) -> None:
         """An id that somebody was promised is nowhere; each counts once."""

@@ -21,10 +21,16 @@ def ids_of(step: int, *, attempt: int = 0, size: int = GROUP_SIZE) -> tuple[str,
 def rollout(rollout_id: str, *versions: str) -> Rollout:
     """A rollout of one token a version."""
     spans = tuple(VersionSpan(Version.parse(label), place, place + 1) for place, label in enumerate(versions))
+    data = bytes(4 * len(versions))
     return Rollout(
-        id=rollout_id, problem_id="p", group_id="g", lease_id="0-sampling-1", token_data=bytes(4 * len(versions)), logprob_data=bytes(4 * len(versions)),
-        spans=spans, finish_reason=FinishReason.STOP, seconds=0.1, text="", generator="generator-0",
+        id=rollout_id, problem_id="p", group_id="g", lease_id="0-sampling-1", token_data=data, logprob_data=data, spans=spans,
+        finish_reason=FinishReason.STOP, seconds=0.1, text="", generator="generator-0",
     )  # fmt: skip
+
+
+def member(attempt: int | None) -> dict[str, Any]:
+    """A place of a snapshot: held under its present attempt, or not sampled yet."""
+    return {"state": "pending" if attempt is None else "verified", "attempt": attempt or 0}
 
 
 class HandMade:
@@ -109,13 +115,11 @@ class HandMade:
             planned, _, number, attempt = map(int, rollout_id.split("/"))
             groups.setdefault(planned, {})[number] = attempt
         facts = [
-            {"serial": planned, "step": planned, "place": 0, "passed": 0, "completed": None,
-             "members": [{"state": "verified" if number in members else "pending", "attempt": members.get(number, 0)} for number in range(GROUP_SIZE)]}
+            {"step": planned, "place": 0, "members": [member(members.get(number)) for number in range(GROUP_SIZE)]}
             for planned, members in groups.items()
-        ]  # fmt: skip
-        self.entry(
-            "snapshot", step=step, reached=step if reached is None else reached, committed=committed, lineage=self.lineage, batches=(), groups=facts
-        )
+        ]
+        position = {"step": step, "reached": step if reached is None else reached, "committed": committed, "lineage": self.lineage}
+        self.entry("snapshot", batches=(), groups=facts, **position)
 
     def checkpoint(self, step: int) -> None:
         folder = self.folder / "checkpoints" / f"step-{step:06d}"
