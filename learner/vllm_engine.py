@@ -1,14 +1,15 @@
 """The receiver inside vLLM: a weight-transfer engine named "firesteel" that stages broadcasts beside the model and applies them in one go.
 
 vLLM loads this module through the entry point `vllm.general_plugins`; `register` only adds a name to vLLM's table. Each worker of an engine is a
-receiver of its own: its thread takes part in every broadcast while the model samples, and `receive_weights` swaps a staged version into the live
-model between two steps, after its names were checked. The one module of `learner` that imports vLLM; it knows no Ray.
+receiver of its own: its thread takes part in every broadcast while the model samples, and `receive_weights` swaps a staged version, or one of the
+version log, into the live model between two steps, after its names were checked. The one module of `learner` that imports vLLM; it knows no Ray.
 """
 
 import contextlib
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
+from learner import version_log
 from learner.weight_group import Backend
 from learner.weight_protocol import REFUSED, receiver_names
 from learner.weight_receiver import WeightReceiver
@@ -40,9 +42,10 @@ class InitInfo(WeightTransferInitInfo):
 
 @dataclass
 class UpdateInfo(WeightTransferUpdateInfo):
-    """Which staged version becomes the model's, as `lineage.step`."""
+    """Which version becomes the model's, as `lineage.step`: the staged one, or the one in `file`, a local file of the version log."""
 
     version: str
+    file: str = ""
 
 
 class StagedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
@@ -72,11 +75,10 @@ class StagedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
         """Nothing: the model is touched only after the version was checked."""
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
-        """Swap a staged version in. Raises BroadcastError with REFUSED when it is not staged or does not fit the model."""
-        if self._receiver is None:
-            raise BroadcastError(f"{REFUSED}: this engine has joined no broadcast")
+        """Swap a version in. Raises BroadcastError with REFUSED when it is not staged, or its file is not whole, or it does not fit the model."""
+        version = Version.parse(update_info.version)
         try:
-            tensors = self._receiver.take(Version.parse(update_info.version))
+            tensors = self._read(version, update_info.file) if update_info.file else self._take(version)
         except BroadcastError as error:
             raise BroadcastError(f"{REFUSED}: {error}") from error
         check_fit(self.model, self._is_tied, tensors)
@@ -96,6 +98,17 @@ class StagedWeights(WeightTransferEngine[InitInfo, UpdateInfo]):
         if self._receiver is not None:
             self._receiver.close()
             self._receiver = None
+
+    def _take(self, version: Version) -> dict[str, torch.Tensor]:
+        if self._receiver is None:
+            raise BroadcastError("this engine has joined no broadcast")
+        return self._receiver.take(version)
+
+    def _read(self, version: Version, file: str) -> dict[str, torch.Tensor]:
+        tensors = version_log.load(Path(file), version)
+        if self._receiver is not None:
+            self._receiver.drop_until(version)
+        return tensors
 
     @property
     def _is_tied(self) -> bool:

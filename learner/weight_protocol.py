@@ -1,8 +1,9 @@
 """What the weight sender and its receivers say to each other through the sender's store, and under which keys.
 
-The sender appends events (`event/N`); receivers poll for them, so nobody idles in a collective. `Called` names the members of the next group,
-`Formed` lets them build it, `Announced` precedes the broadcast of a version. Each receiver answers a version with the digest that it computed itself,
-and reports what it staged to the watch of its engine, which asks all receivers of the engine to hold a version before it is applied.
+Each receiver counts up its `alive` key while it lives, and only those that live are called. The sender appends events (`event/N`); receivers poll
+for them, so nobody idles in a collective. `Called` names the members of the next group, `Formed` lets them build it, `Announced` precedes the
+broadcast of a version. Each receiver answers a version with the digest that it computed itself, and reports what it staged to the watch of its
+engine, which asks all receivers of the engine to hold a version before it is applied, or to drop one that is not.
 Pure records and names; called by the two ends, knows no torch.
 """
 
@@ -13,7 +14,9 @@ from rlvr.records import Version
 EVENTS_KEPT = 64
 NUM_EVENTS_KEY = "events"
 NEWEST_CALL_KEY = "newest_call"
-"""The number of the newest `Called` event: a receiver that comes late begins there, and so need not come before its group is called."""
+"""The number of the newest `Called` event: a receiver that comes late, or slept, goes on there; events before it are of groups that are no more."""
+LIFE_S = 0.5
+"""Between two signs of life of a receiver."""
 POLL_S = 0.01
 """Between two looks at the store (a look takes some 50 microseconds). The store's own wait prints a warning whenever nothing came in time."""
 KEPT_MAX = 2
@@ -23,8 +26,10 @@ REFUSED = "update refused, weights unchanged"
 """Stands in every refusal of a receiver; vLLM hands an error of its worker on as text."""
 NOT_STAGED = "is not staged"
 """Stands in the refusal of a version that a receiver has not, or no more: the one refusal after which another look finds what to apply."""
+HOLD, DROP = "hold", "drop"
+"""What a watch asks of a receiver: to keep a version until it is taken, or to do without it."""
 HELD, GONE = "held", "gone"
-"""Answers to a question whether a receiver holds a version."""
+"""Answers to HOLD."""
 
 
 def event_key(number: int) -> str:
@@ -32,8 +37,13 @@ def event_key(number: int) -> str:
     return f"event/{number}"
 
 
+def alive_key(name: str) -> str:
+    """This receiver's signs of life, counted."""
+    return f"alive/{name}"
+
+
 def joined_key(epoch: int, name: str) -> str:
-    """Set by a receiver that is ready for the group of `epoch`."""
+    """Set by a receiver that is ready for the group of `epoch`, to the `content` of the newest version that it has, "" where it has none."""
     return f"joined/{epoch}/{name}"
 
 
@@ -52,14 +62,19 @@ def kept_key(name: str) -> str:
     return f"kept/{name}"
 
 
-def hold_key(name: str, number: int) -> str:
-    """The `number`-th version that this receiver is asked to hold."""
-    return f"hold/{name}/{number}"
+def ask_key(name: str, number: int) -> str:
+    """The `number`-th request of this receiver's watch: HOLD or DROP, and a version."""
+    return f"ask/{name}/{number}"
 
 
 def held_key(name: str, number: int) -> str:
-    """The receiver's answer to that: HELD or GONE."""
+    """The receiver's answer to that, where it was HOLD: HELD or GONE."""
     return f"held/{name}/{number}"
+
+
+def content(version: str, digest: str) -> str:
+    """A version and its bits in one word: who has it need not stage it again."""
+    return f"{version} {digest}"
 
 
 class Called(msgspec.Struct, frozen=True, tag=True):
@@ -70,13 +85,17 @@ class Called(msgspec.Struct, frozen=True, tag=True):
 
 
 class Formed(msgspec.Struct, frozen=True, tag=True):
-    """All members of `epoch` have come: now each builds the group, which nobody has to wait for in vain."""
+    """All members of `epoch` have come: now each builds the group within `deadline_s`, which nobody has to wait for in vain."""
 
     epoch: int
+    deadline_s: float
 
 
 class Announced(msgspec.Struct, frozen=True, tag=True):
-    """A version that the group of `epoch` broadcasts next: these tensors, in this order, as one flat run of bf16 values in chunks."""
+    """A version that the group of `epoch` broadcasts next: these tensors, in this order, as one flat run of bf16 values in chunks.
+
+    A member that has it already takes part and answers, but stages nothing.
+    """
 
     epoch: int
     sequence: int

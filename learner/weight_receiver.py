@@ -1,7 +1,9 @@
 """Policy weights on their way in: a thread that takes part in every broadcast and stages whole, checked versions in host memory.
 
-A torn broadcast changes nothing. A second thread, with a connection of its own, holds what the watch of the engine (`learner.weight_watch`) asks for,
-also while a broadcast is on its way. Runs in the process that holds the model (`learner.vllm_engine` starts it there). Knows torch; no Ray, no vLLM.
+A torn broadcast changes nothing, and a receiver that lost its group waits for the next one. A second thread, with a connection of its own, gives
+signs of life and does what the watch of the engine (`learner.weight_watch`) asks for, also while a broadcast is on its way. The store's own calls
+wait for as long as a link is cut, and go on when it is back; only where the sender's process is gone do they raise, and then the receiver ends. Runs
+in the process that holds the model (`learner.vllm_engine` starts it there). Knows torch; no Ray, no vLLM.
 """
 
 import contextlib
@@ -13,11 +15,14 @@ import msgspec
 import torch
 from torch import distributed
 
+from learner.weight_codec import WEIGHT_DTYPE, digest, views
 from learner.weight_group import Backend, WeightGroup, address_towards, connect, first_line
 from learner.weight_protocol import (
     EVENTS_KEPT,
     GONE,
     HELD,
+    HOLD,
+    LIFE_S,
     NEWEST_CALL_KEY,
     NUM_EVENTS_KEY,
     POLL_S,
@@ -27,20 +32,24 @@ from learner.weight_protocol import (
     Event,
     Formed,
     StagedVersion,
+    alive_key,
     answer_key,
+    ask_key,
+    content,
     event_key,
     held_key,
-    hold_key,
     joined_key,
     kept_key,
     staged_key,
 )
 from learner.weight_shelf import Shelf
-from learner.weights import WEIGHT_DTYPE, digest, views
 from rlvr.errors import BroadcastError
 from rlvr.records import Version
 
 logger = logging.getLogger(__name__)
+
+CLOSE_S = 1.0
+"""How long `close` waits for a thread, which only a broken link or a stopped sender can hold up."""
 
 
 class WeightReceiver:
@@ -66,18 +75,20 @@ class WeightReceiver:
         self._deadline_s = deadline_s
         self._own_address = address_towards(*address)
         self._store = connect(address, deadline_s)
-        self._next_event = int(self._store.get(NEWEST_CALL_KEY)) if self._store.check([NEWEST_CALL_KEY]) else 0
+        self._next_event = 0
         self._group: WeightGroup | None = None
         self._called = Called(epoch=0, members=())
+        self._content = ""
         self._num_staged = 0
         self._num_kept_told = -1
         self._shelf = Shelf(name)
         self._closing = threading.Event()
+        self._ended = threading.Event()
         self._error: BaseException | None = None
-        holds = connect(address, deadline_s)  # the broadcasts' connection is busy while a group forms
+        requests = connect(address, deadline_s)  # the broadcasts' connection is busy while a group forms
         self._threads = [
             threading.Thread(target=self._run, name=f"weights-{name}", daemon=True),
-            threading.Thread(target=self._answer_holds, args=(holds,), name=f"holds-{name}", daemon=True),
+            threading.Thread(target=self._serve_watch, args=(requests,), name=f"watched-{name}", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
@@ -96,11 +107,19 @@ class WeightReceiver:
         except BroadcastError as error:
             raise error from self._error
 
+    def drop_until(self, version: Version) -> None:
+        """Do without `version` and all older ones: the model has it from the version log."""
+        self._shelf.drop_until(version)
+
     def close(self) -> None:
-        """Stop the threads; returns when they have ended, which a broadcast in progress can delay by its deadline."""
+        """Stop to receive, at once and for good; what is staged stays.
+
+        A thread that a cut link or a stopped sender holds up is left behind after a second; it stages nothing any more.
+        """
         self._closing.set()
+        ends_at = time.monotonic() + CLOSE_S
         for thread in self._threads:
-            thread.join()
+            thread.join(max(ends_at - time.monotonic(), 0.0))
 
     def _run(self) -> None:
         try:
@@ -109,26 +128,32 @@ class WeightReceiver:
                 match self._wait_for_event():
                     case Called() as called:
                         self._answer_call(called)
-                    case Formed(epoch=epoch) if epoch == self._called.epoch:
-                        self._join()
+                    case Formed(epoch=epoch) as formed if epoch == self._called.epoch:
+                        self._join(formed)
                     case Announced(epoch=epoch) as announced if epoch == self._called.epoch and self._group is not None:
                         self._receive(announced)
         except Exception as error:  # noqa: BLE001 - the thread's outermost frame: what it met is raised by the next `take`
             self._error = error
             logger.warning("receiver %s stopped, weights stay as they are until it joins again: %s", self.name, first_line(error))
         finally:
+            self._ended.set()
             self._drop_group()
             with contextlib.suppress(RuntimeError):  # the sender is gone, too
                 self._store.set(kept_key(self.name), "0")  # nobody waits for room at a receiver that has stopped
 
     def _wait_for_event(self) -> Event | None:
-        num_events = self._store.add(NUM_EVENTS_KEY, 0)
-        if num_events == self._next_event:
-            self._closing.wait(POLL_S)
+        """The next event that is still of use. A receiver that slept goes on with the newest call, whose group it may yet join."""
+        try:
+            num_events = self._store.add(NUM_EVENTS_KEY, 0)
+            if num_events > self._next_event:
+                newest_call = int(self._store.get(NEWEST_CALL_KEY))
+                self._next_event = max(self._next_event, newest_call, num_events - EVENTS_KEPT)  # older ones are forgotten
+            if num_events <= self._next_event:
+                self._closing.wait(POLL_S)
+                return None
+            event: Event = msgspec.json.decode(self._store.get(event_key(self._next_event)), type=Event)
+        except distributed.DistStoreError:  # a wait that a cut link made too long; the next look tells what became of the sender
             return None
-        # A receiver that slept very long finds that the sender has forgotten events: it goes on with the oldest one that is left.
-        self._next_event = max(self._next_event, num_events - EVENTS_KEPT)
-        event: Event = msgspec.json.decode(self._store.get(event_key(self._next_event)), type=Event)
         self._next_event += 1
         return event
 
@@ -136,31 +161,33 @@ class WeightReceiver:
         self._drop_group()
         self._called = called
         if self.name in called.members:
-            self._store.set(joined_key(called.epoch, self.name), "1")
+            self._store.set(joined_key(called.epoch, self.name), self._content)
 
-    def _join(self) -> None:
+    def _join(self, formed: Formed) -> None:
         if self.name not in self._called.members:
             return
         try:
             self._group = WeightGroup(
-                self._store, epoch=self._called.epoch, rank=1 + self._called.members.index(self.name), size=1 + len(self._called.members),
-                address=self._own_address, backend=self._backend, deadline_s=self._deadline_s, device=self._device,
+                self._store, epoch=formed.epoch, rank=1 + self._called.members.index(self.name), size=1 + len(self._called.members),
+                address=self._own_address, backend=self._backend, deadline_s=formed.deadline_s, device=self._device,
             )  # fmt: skip
         except BroadcastError as error:
             logger.warning("receiver %s waits for the next group: %s", self.name, error)
 
     def _receive(self, announced: Announced) -> None:
-        """Take part in one broadcast, answer, and stage the version if it is whole."""
+        """Take part in one broadcast, answer, and stage the version if it is whole and new."""
+        is_known = self._content == content(announced.version, announced.digest)
         try:
             tensors = self._receive_tensors(announced)
-            answer = Answer(digest=digest(tensors))
+            answer = Answer(digest=announced.digest if is_known else digest(tensors))
         except BroadcastError as error:
             self._drop_group()
-            logger.warning("receiver %s lost version %s and waits for the next group: %s", self.name, announced.version, error)
+            if not self._closing.is_set():
+                logger.warning("receiver %s lost version %s and waits for the next group: %s", self.name, announced.version, error)
             answer = Answer(error=str(error))
         else:
-            if answer.digest == announced.digest:
-                self._stage(StagedVersion(version=Version.parse(announced.version), keep=announced.keep), tensors)
+            if answer.digest == announced.digest and not is_known:
+                self._stage(announced, tensors)
         self._store.set(answer_key(announced.sequence, self.name), msgspec.json.encode(answer).decode())
 
     def _receive_tensors(self, announced: Announced) -> dict[str, torch.Tensor]:
@@ -168,11 +195,15 @@ class WeightReceiver:
         ends_at = time.monotonic() + self._deadline_s
         flat = torch.empty(sum(torch.Size(shape).numel() for shape in announced.shapes), dtype=WEIGHT_DTYPE)
         for start in range(0, flat.numel(), announced.chunk_values):
+            if self._closing.is_set():
+                raise BroadcastError(f"receiver {self.name} was closed")
             self._group.broadcast(flat[start : start + announced.chunk_values], ends_at=ends_at)
         return views(flat, announced.names, announced.shapes)
 
-    def _stage(self, staged: StagedVersion, tensors: dict[str, torch.Tensor]) -> None:
+    def _stage(self, announced: Announced, tensors: dict[str, torch.Tensor]) -> None:
+        staged = StagedVersion(version=Version.parse(announced.version), keep=announced.keep)
         self._shelf.put(staged, tensors)
+        self._content = content(announced.version, announced.digest)
         self._tell_kept()  # before the answer, after which the sender may look for room
         self._store.set(staged_key(self.name, self._num_staged), msgspec.json.encode(staged).decode())
         self._num_staged += 1
@@ -183,18 +214,28 @@ class WeightReceiver:
             self._store.set(kept_key(self.name), str(num_kept))
             self._num_kept_told = num_kept
 
-    def _answer_holds(self, store: distributed.TCPStore) -> None:
-        """Hold what the watch of this engine asks for, and say whether it is still there."""
+    def _serve_watch(self, store: distributed.TCPStore) -> None:
+        """Give signs of life while broadcasts are received, and do what the watch of this engine asks."""
         number = 0
+        shown_at = -LIFE_S
         try:
             while not self._closing.wait(POLL_S):
-                if store.check([key := hold_key(self.name, number)]):
-                    is_held = self._shelf.hold(Version.parse(store.get(key).decode()))
+                if time.monotonic() - shown_at >= LIFE_S and not self._ended.is_set():
+                    store.add(alive_key(self.name), 1)
+                    shown_at = time.monotonic()
+                if store.check([key := ask_key(self.name, number)]):
+                    self._answer_watch(store, number, store.get(key).decode())
                     store.delete_key(key)
-                    store.set(held_key(self.name, number), HELD if is_held else GONE)
                     number += 1
         except RuntimeError as error:
             logger.debug("receiver %s is asked for no version any more: %s", self.name, first_line(error))  # the broadcasts' thread says it aloud
+
+    def _answer_watch(self, store: distributed.TCPStore, number: int, asked: str) -> None:
+        what, _, version = asked.partition(" ")
+        if what == HOLD:
+            store.set(held_key(self.name, number), HELD if self._shelf.hold(Version.parse(version)) else GONE)
+        else:
+            self._shelf.drop(Version.parse(version))
 
     def _drop_group(self) -> None:
         if self._group is not None:

@@ -1,7 +1,8 @@
 """The staged versions of one receiver, in host memory, and which of them stay.
 
 A version stays while it is the newest, while it is *kept* (announced so, because somebody evaluates it) or while it is *held* (a watch has asked for
-it and will have it applied). Taking one drops all older ones. Called by the threads of one receiver; knows no store, no group.
+it and will have it applied). Taking one drops all older ones: those of an older lineage, and of the same lineage those of an earlier step. Called by
+the threads of one receiver; knows no store, no group.
 """
 
 import threading
@@ -52,6 +53,16 @@ class Shelf:
             taken = self._versions[version]
             self._versions = {each: staged for each, staged in self._versions.items() if each > version}
             return taken.tensors
+
+    def drop(self, version: Version) -> None:
+        """Do without `version`, whether it is kept, held or the newest."""
+        with self._lock:
+            self._versions.pop(version, None)
+
+    def drop_until(self, version: Version) -> None:
+        """Do without `version` and all older ones: the model has it from elsewhere."""
+        with self._lock:
+            self._versions = {each: staged for each, staged in self._versions.items() if each > version}
 
     def staged(self) -> tuple[StagedVersion, ...]:
         """What waits to be taken, oldest first."""

@@ -1,15 +1,20 @@
 """Senders, receivers and weights for the laws of the broadcast: real process groups over gloo, and receivers in processes that can be killed."""
 
 import multiprocessing
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 import torch
 
+from learner.broadcaster import Broadcaster, Membership
+from learner.weight_group import connect
+from learner.weight_protocol import staged_key
 from learner.weight_receiver import WeightReceiver
-from learner.weights import WeightSender
+from learner.weights import BroadcastReport, WeightSender
 from rlvr.records import Version
 
 V1, V2, V3 = Version(step=1), Version(step=2), Version(step=3)
@@ -42,8 +47,8 @@ def same_bits(left: Weights, right: Weights) -> bool:
 
 
 @contextmanager
-def senders(*, deadline_s: float = DEADLINE_S, chunk_bytes: int = 512, patience_s: float = 60.0) -> Iterator[WeightSender]:
-    sender = WeightSender("127.0.0.1", deadline_s=deadline_s, chunk_bytes=chunk_bytes, patience_s=patience_s)
+def senders(*, deadline_s: float = DEADLINE_S, chunk_bytes: int = 512) -> Iterator[WeightSender]:
+    sender = WeightSender("127.0.0.1", deadline_s=deadline_s, chunk_bytes=chunk_bytes)
     yield sender
     sender.close()
 
@@ -54,6 +59,60 @@ def receivers(address: Address, *names: str, deadline_s: float = DEADLINE_S) -> 
     yield all_of_them
     for receiver in all_of_them:
         receiver.close()
+
+
+class Broadcasting:
+    """A broadcaster and all that it said."""
+
+    def __init__(self, sender: WeightSender, **settings: Any) -> None:
+        self.reports: list[BroadcastReport] = []
+        self.memberships: list[Membership] = []
+        self.sender = sender
+        self.broadcaster = Broadcaster(sender, announce=self.reports.append, changed=self.memberships.append, **settings)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return self.memberships[-1].members if self.memberships else ()
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        return tuple(name for membership in self.memberships for name in membership.lost)
+
+    def gather(self, *names: str) -> None:
+        """Want these, and wait until one group has all of them."""
+        self.broadcaster.set_members(names)
+        wait_until(lambda: set(self.members) == set(names))
+
+    def publish(self, version: Version, tensors: Weights, *, keep: bool = False) -> None:
+        """Publish and wait until it is done."""
+        self.broadcaster.publish(version, tensors, keep=keep)
+        self.broadcaster.finish()
+
+
+@contextmanager
+def broadcasting(*, deadline_s: float = DEADLINE_S, chunk_bytes: int = 512, **settings: Any) -> Iterator[Broadcasting]:
+    with senders(deadline_s=deadline_s, chunk_bytes=chunk_bytes) as sender:
+        broadcast = Broadcasting(sender, **settings)
+        try:
+            yield broadcast
+        finally:
+            broadcast.broadcaster.close()
+
+
+def wait_until(is_so: Callable[[], bool], *, within_s: float = 30.0) -> None:
+    ends_at = time.monotonic() + within_s
+    while not is_so():
+        assert time.monotonic() < ends_at, f"not so within {within_s:g} s"
+        time.sleep(0.01)
+
+
+def num_staged(address: Address, name: str) -> int:
+    """How many versions this receiver has reported as staged, where no watch takes note of them."""
+    store = connect(address, DEADLINE_S)
+    number = 0
+    while store.check([staged_key(name, number)]):
+        number += 1
+    return number
 
 
 def receive_until_killed(address: Address, name: str, pipe: Connection) -> None:
@@ -69,6 +128,8 @@ def receiving_process(address: Address, name: str) -> Iterator[BaseProcess]:
     process = processes.Process(target=receive_until_killed, args=(address, name, theirs))
     process.start()
     assert ours.recv() == "receiving"
-    yield process
-    process.kill()
-    process.join()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()

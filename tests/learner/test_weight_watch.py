@@ -2,38 +2,20 @@
 
 import os
 import signal
-from collections.abc import Iterator
+import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from multiprocessing.connection import Connection
 
 import pytest
-from broadcasts import DEADLINE_S, V1, V2, V3, Weights, receivers, receiving_process, same_bits, senders, weights
+from broadcasts import DEADLINE_S, V1, V2, V3, processes, receivers, receiving_process, same_bits, senders, wait_until, weights
 
 from learner.weight_group import connect
-from learner.weight_protocol import KEPT_MAX, NUM_EVENTS_KEY, StagedVersion, receiver_names
-from learner.weight_receiver import WeightReceiver
+from learner.weight_protocol import NUM_EVENTS_KEY, StagedVersion, receiver_names
 from learner.weight_watch import StagedWatch
 from learner.weights import LostReceiversError, WeightSender
-from rlvr.errors import BroadcastError
 from rlvr.records import Version
 
 pytestmark = pytest.mark.processes
-
-
-@contextmanager
-def publishing(sender: WeightSender, version: Version, tensors: Weights, *, keep: bool = False) -> Iterator[None]:
-    """Publish in a thread; the end of the block waits for the publication and raises what it raised."""
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        published = thread.submit(sender.publish, version, tensors, keep=keep)
-        yield
-        published.result()
-
-
-def take_next(watch: StagedWatch, receiver: WeightReceiver, after: Version | None) -> Version:
-    staged = watch.next(after, wait_s=DEADLINE_S)
-    assert staged is not None
-    assert same_bits(receiver.take(staged.version), weights(staged.version.step))
-    return staged.version
 
 
 def test_a_watch_in_another_place_sees_kept_versions_first_and_only_what_all_its_workers_have() -> None:
@@ -114,54 +96,57 @@ def test_a_version_is_held_while_the_next_one_is_on_its_way() -> None:
         assert same_bits(receiver.take(V1), weights(1))
 
 
-def test_a_kept_version_waits_at_the_sender_while_a_receiver_has_no_room_and_none_is_lost() -> None:
+def test_a_version_that_is_passed_over_is_dropped_by_every_worker_and_takes_no_room() -> None:
+    names = receiver_names("g0", tensor_parallel=2)
+    with senders() as sender, receivers(sender.address, *names) as workers:
+        sender.form(names)
+        watch = StagedWatch(sender.address, names)
+        for version in (V1, V2):
+            sender.publish(version, weights(version.step), keep=True)
+        assert sender.full(names) == names
+        assert watch.next(None, wait_s=DEADLINE_S) == StagedVersion(V1, keep=True)
+        watch.discard(StagedVersion(V1, keep=True))
+        assert watch.next(None, wait_s=DEADLINE_S) == StagedVersion(V2, keep=True)
+        assert {worker.staged() for worker in workers} == {(StagedVersion(V2, keep=True),)}
+        wait_until(lambda: sender.full(names) == ())
+
+
+def test_versions_of_a_newer_lineage_are_newer_whatever_their_step() -> None:
+    before, after = Version(lineage=0, step=9), Version(lineage=1, step=4)
     with senders() as sender, receivers(sender.address, "g0.0") as (receiver,):
         sender.form(["g0.0"])
-        kept = [Version(step=step) for step in range(1, KEPT_MAX + 3)]
-        for version in kept[:KEPT_MAX]:
-            sender.publish(version, weights(version.step), keep=True)
         watch = StagedWatch(sender.address, ["g0.0"])
-        with publishing(sender, kept[-2], weights(kept[-2].step), keep=True):
-            assert len(receiver.staged()) == KEPT_MAX
-            seen = [take_next(watch, receiver, None)]
-        with publishing(sender, kept[-1], weights(kept[-1].step), keep=True):
-            while len(seen) < len(kept):
-                seen += [take_next(watch, receiver, seen[-1])]
-                assert len(receiver.staged()) <= KEPT_MAX
-        assert seen == kept
+        sender.publish(before, weights(9), keep=True)
+        sender.publish(after, weights(4))
+        assert watch.next(None, wait_s=DEADLINE_S) == StagedVersion(before, keep=True)
+        assert watch.next(before, wait_s=DEADLINE_S) == StagedVersion(after)
+        receiver.take(after)
+        assert receiver.staged() == ()
 
 
-def test_a_sender_that_waited_for_room_in_vain_says_where_and_the_group_lives() -> None:
-    with senders(patience_s=0.1) as sender, receivers(sender.address, "g0.0") as (receiver,):
-        sender.form(["g0.0"])
-        for step in range(1, KEPT_MAX + 1):
-            sender.publish(Version(step=step), weights(step), keep=True)
-        over = Version(step=KEPT_MAX + 1)
-        with pytest.raises(BroadcastError, match=rf"version {over}: for 0\.1 s no room at g0\.0, which keeps {KEPT_MAX} versions"):
-            sender.publish(over, weights(over.step), keep=True)
-        sender.publish(over, weights(over.step))
-        assert receiver.staged()[-1] == StagedVersion(over)
-        receiver.take(V1)
-        sender.publish(Version(step=9), weights(9), keep=True)
-        assert receiver.staged()[-1] == StagedVersion(Version(step=9), keep=True)
+def test_a_watch_whose_sender_stands_still_has_nothing_and_goes_on_with_it() -> None:
+    ours, theirs = processes.Pipe()
+    process = processes.Process(target=publish_when_told, args=(theirs,))
+    process.start()
+    address = ours.recv()
+    with receivers(address, "g0.0", deadline_s=30.0):
+        watch = StagedWatch(address, ["g0.0"])
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGSTOP)
+        started = time.monotonic()
+        assert watch.next(None, wait_s=0.2) is None
+        assert watch.next(None, wait_s=0.2) is None
+        assert time.monotonic() - started < 10.0
+        os.kill(process.pid, signal.SIGCONT)
+        ours.send(["g0.0"])
+        wait_until(lambda: watch.next(None, wait_s=0.5) == StagedVersion(V1))
+        process.kill()
+        process.join()
 
 
-def test_a_group_can_be_formed_anew_while_the_sender_waits_for_room() -> None:
-    with senders() as sender, receivers(sender.address, "full.0", "g0.0") as (_, receiver):
-        sender.form(["full.0"])
-        for step in range(1, KEPT_MAX + 1):
-            sender.publish(Version(step=step), weights(step), keep=True)
-        over = Version(step=KEPT_MAX + 1)
-        with publishing(sender, over, weights(over.step), keep=True):
-            sender.form(["g0.0"])
-        assert receiver.staged() == (StagedVersion(over, keep=True),)
-
-
-def test_a_receiver_that_has_stopped_keeps_no_sender_waiting() -> None:
-    with senders(deadline_s=0.5) as sender, receivers(sender.address, "g0.0") as (receiver,):
-        sender.form(["g0.0"])
-        for step in range(1, KEPT_MAX + 1):
-            sender.publish(Version(step=step), weights(step), keep=True)
-        receiver.close()
-        with pytest.raises(LostReceiversError, match=r"g0\.0"):
-            sender.publish(Version(step=9), weights(9), keep=True)
+def publish_when_told(pipe: Connection) -> None:
+    sender = WeightSender("127.0.0.1", deadline_s=30.0)
+    pipe.send(sender.address)
+    sender.form(pipe.recv())
+    sender.publish(V1, weights(1))
+    pipe.recv()

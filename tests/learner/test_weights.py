@@ -12,10 +12,11 @@ from broadcasts import DEADLINE_S, V1, V2, V3, processes, receivers, receiving_p
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from learner.weight_codec import chunks, digest, views
 from learner.weight_protocol import StagedVersion
 from learner.weight_receiver import WeightReceiver
 from learner.weight_watch import StagedWatch
-from learner.weights import LostReceiversError, WeightSender, chunks, digest, views
+from learner.weights import LostReceiversError, WeightSender
 from rlvr.errors import BroadcastError
 from rlvr.records import Version
 
@@ -55,7 +56,7 @@ def test_two_receivers_get_every_bit() -> None:
     with senders() as sender, receivers(sender.address, "g0.0", "g1.0") as (first, second):
         sender.form(["g0.0", "g1.0"])
         report = sender.publish(V1, sent)
-        assert (report.digest, report.num_receivers) == (digest(sent), 2)
+        assert (report.digest, report.receivers) == (digest(sent), ("g0.0", "g1.0"))
         assert report.bytes_sent == sum(tensor.numel() * 2 for tensor in sent.values())
         assert same_bits(first.take(V1), sent)
         assert same_bits(second.take(V1), sent)

@@ -12,8 +12,9 @@ from multiprocessing.process import BaseProcess
 import pytest
 import torch
 
+from learner.weight_codec import digest
 from learner.weight_receiver import WeightReceiver
-from learner.weights import LostReceiversError, WeightSender, digest
+from learner.weights import LostReceiversError, WeightSender
 from rlvr.errors import BroadcastError
 from rlvr.records import Version
 
