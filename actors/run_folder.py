@@ -1,15 +1,15 @@
 """The run folder: every file a run writes for people and commands, and how a command finds a live run through it.
 
 Owns names and formats of the files. Called by the controller (writes) and the CLI (reads); knows no Ray. Only the host of the controller sees this
-folder: actors hand their lines to the controller.
+folder: actors hand their lines to the controller. A folder appears whole, with its configuration, or not at all.
 """
 
 import contextlib
 import json
+import logging
 import os
-import re
+import secrets
 import shutil
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,22 +17,21 @@ from typing import Any
 
 import msgspec
 
-from actors.disk_space import checkpoints_bytes
+from actors.run_history import CONFIG, EVALUATIONS, EVENTS, FACTS, METRICS, FactsSoFar, decode_facts
+from actors.run_place import check_can_create, default_path
 from rlvr.config import Config
 from rlvr.config_file import dump_config
 from rlvr.errors import UserError
+from rlvr.store import sync, whole_file
 
-CONFIG = "config.toml"
-METRICS = "metrics.jsonl"
-EVALUATIONS = "evals.jsonl"
-EVENTS = "events.jsonl"
+__all__ = ["CONFIG", "EVALUATIONS", "EVENTS", "METRICS", "RunAddress", "RunFolder", "check_can_create", "default_path"]
+
 ROLLOUTS = "rollouts"
-CHECKPOINTS = "checkpoints"
 SUMMARY = "summary.json"
 FAILURE = "failure.txt"
 ADDRESS = "run.json"
-MIN_FREE_BYTES = 256 * 2**20
-"""A run is refused on a disk with less: logs, rollouts and a checkpoint of the smallest model need it."""
+
+logger = logging.getLogger(__name__)
 
 
 class RunAddress(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +42,8 @@ class RunAddress(msgspec.Struct, frozen=True, kw_only=True):
     service: str
     pid: int
     started: str
+    token: str = ""
+    """Who knows it may stop and scale the run; only the run's own user can read the file."""
 
 
 class RunFolder:
@@ -55,16 +56,29 @@ class RunFolder:
     def create(cls, path: Path, config: Config) -> "RunFolder":
         """Make the folder with its resolved configuration. Raises UserError where it exists or cannot be written."""
         check_can_create(path, config)
-        folder = cls(path)
+        making = path.absolute().with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         made: list[Path] = []
         try:
-            for needed in (path, path / ROLLOUTS, folder.checkpoints(config.run.store)):
-                _make(needed, made)
-            (path / CONFIG).write_text(dump_config(config), encoding="utf-8")
+            _make(making, made)
+            (making / ROLLOUTS).mkdir()
+            folder = cls(making)
+            folder.write_config(config)
+            folder.write_json(FACTS, FactsSoFar(name=config.run.name, num_steps=config.run.num_steps))
+            making.rename(path)
         except OSError as error:
-            _unmake(path, made)
+            _unmake(making, made)
             place = error.filename or path
-            raise UserError(f"the run folder {path} cannot be made: {place}: {error.strerror}; choose another --run-dir or run.store") from error
+            raise UserError(f"the run folder {path} cannot be made: {place}: {error.strerror}; choose another --run-dir") from error
+        return cls(path)
+
+    @classmethod
+    def reopen(cls, path: Path, config: Config) -> "RunFolder":
+        """The folder of a run that goes on with `config`: what said how it ended is taken away."""
+        folder = cls.open(path)
+        for name in (SUMMARY, FAILURE, ADDRESS):
+            (path / name).unlink(missing_ok=True)
+        (path / ROLLOUTS).mkdir(exist_ok=True)
+        folder.write_config(config)
         return folder
 
     @classmethod
@@ -74,17 +88,18 @@ class RunFolder:
             raise UserError(f"{path} is no run folder (it has no {CONFIG}); give the folder that `firesteel run` printed")
         return cls(path)
 
-    def checkpoints(self, store: str) -> Path:
-        """Where the run's checkpoints go: into its folder, or, with run.store, into a folder of the run's name there."""
-        return (Path(store) / self.path.absolute().name if store else self.path.absolute()) / CHECKPOINTS
-
     def remove(self) -> None:
         """Take the folder away: the run was refused before it had begun."""
         shutil.rmtree(self.path)
 
     def append(self, name: str, record: Any) -> None:
-        """Add one JSON line to metrics, evaluations or events."""
-        with (self.path / name).open("ab") as file:
+        """Add one JSON line to metrics, evaluations or events. A last line that a crash or a full disk has cut is taken away first."""
+        with (self.path / name).open("a+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            if end:
+                file.seek(end - 1)
+                if file.read(1) != b"\n":
+                    _cut_torn_line(self.path / name)
             file.write(msgspec.json.encode(record) + b"\n")
 
     def event(self, kind: str, **facts: Any) -> None:
@@ -97,20 +112,24 @@ class RunFolder:
         if not file.is_file():
             return []
         text = file.read_text(encoding="utf-8")
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        return [json.loads(line) for line in text.split("\n")[:-1]]
 
     def write_json(self, name: str, record: Any) -> None:
         """Write a whole file at once: complete, or not there."""
-        part = self.path / f".{name}.part"
-        part.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
-        os.replace(part, self.path / name)
+        self._write_whole(name, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+
+    def write_config(self, config: Config) -> None:
+        self._write_whole(CONFIG, dump_config(config).encode())
 
     def write_failure(self, text: str) -> None:
         """The traceback of a run that failed."""
         (self.path / FAILURE).write_text(text, encoding="utf-8", errors="backslashreplace")
 
     def write_address(self, address: RunAddress) -> None:
-        self.write_json(ADDRESS, address)
+        """Readable by this user alone: whoever has the token may stop the run."""
+        with whole_file(self.path / ADDRESS) as part:
+            part.touch(mode=0o600)
+            part.write_bytes(msgspec.json.format(msgspec.json.encode(address), indent=2) + b"\n")
 
     def address(self) -> RunAddress | None:
         file = self.path / ADDRESS
@@ -119,6 +138,11 @@ class RunFolder:
     def summary(self) -> dict[str, Any] | None:
         file = self.path / SUMMARY
         return json.loads(file.read_bytes()) if file.is_file() else None
+
+    def facts(self) -> FactsSoFar | None:
+        """What the run had come to when it was last kept. Raises UserError for facts of another format."""
+        file = self.path / FACTS
+        return decode_facts(file.read_bytes(), where=str(self.path)) if file.is_file() else None
 
     def write_rollouts(self, step: int, data: bytes, *, keep_bytes: float) -> int:
         """Keep one step's rollouts; the oldest files go until the folder is within `keep_bytes`. Returns how many went."""
@@ -137,6 +161,13 @@ class RunFolder:
             removed += 1
         return removed
 
+    def _write_whole(self, name: str, data: bytes) -> None:
+        """Durable too: a resume reads it."""
+        with whole_file(self.path / name) as part:
+            part.write_bytes(data)
+            sync(part)
+        sync(self.path)
+
     def rollout_files(self, step: int | None = None) -> Iterator[tuple[int, bytes]]:
         """The kept rollouts, (step, compressed bytes), oldest first."""
         for file in sorted((self.path / ROLLOUTS).glob("*.msgpack.zst")):
@@ -145,58 +176,11 @@ class RunFolder:
                 yield number, file.read_bytes()
 
 
-def default_path(name: str) -> Path:
-    """`runs/NAME-TIME`, of the local clock; what a file name cannot hold becomes a dash."""
-    return Path("runs") / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def check_can_create(path: Path, config: Config) -> None:
-    """Raise UserError where a run cannot write `path` or its checkpoints: there is something already, no folder can be made, or the disk is full.
-
-    Of a model that is not here only the least of all runs is asked of the disk.
-    """
-    if _is_there(path, key="--run-dir"):
-        raise UserError(f"the run folder {path} exists; choose another with --run-dir, or move it away (a run never overwrites one)")
-    parent = _parent_to_write(path, what="the run folder")
-    checkpoints = RunFolder(path).checkpoints(config.run.store)
-    if not config.run.store:
-        _check_free(parent, MIN_FREE_BYTES + (checkpoints_bytes(config) or 0), remedy="choose another --run-dir")
-        return
-    _check_free(parent, MIN_FREE_BYTES, remedy="choose another --run-dir")
-    if _is_there(checkpoints, key="run.store"):
-        raise UserError(f"run.store: {checkpoints} exists; choose another name with --run-dir, or move it away (a run never overwrites checkpoints)")
-    _check_free(
-        _parent_to_write(checkpoints, what="run.store: the folder"),
-        max(MIN_FREE_BYTES, checkpoints_bytes(config) or 0),
-        remedy="choose another run.store",
-    )
-
-
-def _is_there(path: Path, *, key: str) -> bool:
-    try:
-        return path.exists()
-    except OSError as error:  # a name that is too long, for example
-        raise UserError(f"{key}: {path} cannot be made: {error.strerror}") from error
-
-
-def _parent_to_write(path: Path, *, what: str) -> Path:
-    """The nearest folder above `path` that exists. Raises UserError where nothing can be made in it."""
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not parent.is_dir():
-        raise UserError(f"{what} {path} cannot be made: {parent} is not a folder")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"{what} {path} cannot be made: {parent} is not writable")
-    return parent
-
-
-def _check_free(folder: Path, needed: int, *, remedy: str) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UserError(f"the disk of {folder} has {_size(free)} free, this run's files and checkpoints need {_size(needed)}; free some, or {remedy}")
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes >> 20} MiB"
+def _cut_torn_line(file: Path) -> None:
+    whole = file.read_bytes()
+    kept = whole.rfind(b"\n") + 1
+    logger.warning("%s: a last line of %d bytes, cut by a crash or a full disk, is taken away", file, len(whole) - kept)
+    os.truncate(file, kept)
 
 
 def _make(folder: Path, made: list[Path]) -> None:
@@ -206,10 +190,10 @@ def _make(folder: Path, made: list[Path]) -> None:
         made.append(missing)
 
 
-def _unmake(path: Path, made: list[Path]) -> None:
-    """Take back what a failed `create` has made; a folder into which somebody else has written stays."""
-    if path in made:
-        (path / CONFIG).unlink(missing_ok=True)
+def _unmake(making: Path, made: list[Path]) -> None:
+    """Take back what a failed `create` has made; a parent into which somebody else has written stays."""
+    if making in made:
+        shutil.rmtree(making)
     for folder in reversed(made):
         with contextlib.suppress(OSError):
             folder.rmdir()

@@ -105,14 +105,17 @@ class RunLock:
         self.owner = owner
 
     @classmethod
-    def acquire(cls, store: Store, *, now: Callable[[], float] = time.time) -> "RunLock":
-        """Own the run of this store. A stale lock is taken over, which is logged. Raises UserError where another process owns the run."""
+    def acquire(cls, store: Store, *, silent: str = "", now: Callable[[], float] = time.time) -> "RunLock":
+        """Own the run of this store. A stale lock is taken over, which is logged. Raises UserError where another process owns the run.
+
+        silent: token of an owner that was seen not to beat for STALE_S, whose lock is stale whatever its clock said.
+        """
         owner = _this_process()
         with _guarded(store):
             found = read_lock(store, now=now)
-            if found.state is LockState.ALIVE:
+            if found.state is LockState.ALIVE and (found.lock is None or found.lock.owner.token != silent):
                 raise UserError(f"the run is going: {found.sentence}; `firesteel status` shows it, `firesteel stop` ends it")
-            if found.state is LockState.STALE:
+            if found.lock is not None:
                 logger.warning("the lock of %s is taken over", found.sentence)
             _write(store, owner, now())
         if store.local(LOCK) is None:

@@ -36,6 +36,13 @@ class WeightSummary(msgspec.Struct, frozen=True, kw_only=True):
     """From calling pause to the return of resume, the longest of all engines."""
 
 
+class UsageSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one role, over all its processes: the basis of a run's cost."""
+
+    process_seconds: float
+    gpu_seconds: float
+
+
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """A whole run. Accuracies are fractions, of bf16-rounded weights: on the first greedy evaluation set, and on the training problems; None where
     there is no such set, or it was not evaluated, or none of its answers could be judged."""
@@ -58,3 +65,11 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     stopped: str
     """finished, interrupted or failed."""
     error: str | None
+    lineage: int = 0
+    """Of the last version: how often weights went back to a checkpoint."""
+    resumes: int = 0
+    """Controllers that went on with the run after the first."""
+    restarts: dict[str, int] = {}
+    """Parts that died or hung and were replaced, by part."""
+    usage: dict[str, UsageSummary] = {}
+    """By role. Seconds, rates and versions of a resumed run are those of all its processes together."""
