@@ -1,264 +1,377 @@
-"""The actors of one run: started together, watched, stopped together.
+"""Every part of one run: started, watched, replaced, scaled, ended.
 
-Owns the handles and the order of the start: queue, then verifiers, generators and learner ranks side by side, then the broadcast that joins the
-last two. Called by the controller; decides nothing about training.
+Owns the parts and what they have to be told of each other: who receives weights, whose work the queue gives to others, who evaluates. Called by
+the controller, which decides what a run does next; knows no batch and no summary. Each endless loop raises where a part cannot be kept alive.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, Never
 
-import msgspec
-import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-from actors.cluster import Cluster, metrics_host, options, spawn
-from actors.engine import Sampling
-from actors.engine_settings import BroadcastAddress, EngineSettings
-from actors.generator import GeneratorSettings
-from actors.generator_actor import GeneratorActor, GeneratorAddress
-from actors.learner_actor import LearnerActor, RankAddress
-from actors.prepare import Plan
-from actors.queue.actor import QueueActor
-from actors.queue.client import QueueClient
-from actors.queue.service import QueueSetup
-from actors.service import Target, host_port
-from actors.verifier_actor import VerifierActor
-from learner.weight_group import Backend
+from actors import nodes
+from actors.blueprints import Blueprints
+from actors.calls import STILL_WAITING_S, outcome, outcome_within
+from actors.cluster import metrics_host
+from actors.engine_settings import BroadcastAddress
+from actors.evaluation_keeper import EvaluationKeeper
+from actors.learner_group import LearnerGroup
+from actors.queue.producers import GENERATOR, VERIFIER
+from actors.queue_keeper import QueueKeeper
+from actors.restarts import Restarts
+from actors.scaling import Look, Seat, check_asked, follow_nodes, is_full, next_count, seats_by_replica, trimmed
+from actors.service import Target
+from actors.worker_pool import Worker, WorkerPool
+from learner.version_log import versions
 from learner.weight_protocol import receiver_names
-from rlvr import wire
-from rlvr.config import Config
-from rlvr.config_rules import engines_known
-from rlvr.errors import ActorError, UserError
-from rlvr.seeds import derive_seed
+from rlvr.errors import FiresteelError
+from rlvr.metrics import LossCause, Registry
+from rlvr.records import Version
+from rlvr.store import Store
 
 logger = logging.getLogger(__name__)
 
-LEARNER_CALLS = 4
-"""A rank trains in one call and answers in others."""
-QUEUE_CALLS = 4096
-"""Waiting calls beside working ones."""
-STILL_WAITING_S = 120.0
-START_S = 1800.0
-"""An image pull and a new node of an autoscaler fit in."""
-STOP_S = 20.0
-"""Actors get this long to end their own processes before they are killed."""
+WATCH_S = 0.5
+NODES_S = 2.0
+LOOK_S = 5.0
+
+Event = Callable[..., None]
 
 
 class Fleet:
-    """Every actor of one run."""
+    """The parts of one run and their loops."""
 
-    def __init__(self, config: Config, plan: Plan, cluster: Cluster, *, checkpoints: str) -> None:
-        self._config = config
-        self._plan = plan
-        self._cluster = cluster
-        self._checkpoints = checkpoints
-        self.queue: Any = None
-        self.generators: list[Any] = []
-        self.verifiers: list[Any] = []
-        self.learners: list[Any] = []
-        self.targets: list[Target] = []
+    def __init__(self, blueprints: Blueprints, store: Store, *, metrics: Registry, event: Event) -> None:
+        """event: (kind, **facts), kept in events.jsonl."""
+        self._blueprints = blueprints
+        self._config = blueprints.config
+        self._store = store
+        self._metrics = metrics
+        self._event = event
+        self.restarts = Restarts(most=self._config.run.max_restarts)
+        self.generators = WorkerPool(
+            GENERATOR,
+            make=lambda replica, name, incarnation, node: blueprints.make_generator(
+                replica, name, incarnation, queue=self.queue.handle, node_id=node
+            ),
+            hooks=_GeneratorHooks(self),
+            restarts=self.restarts,
+        )
+        self.verifiers = WorkerPool(
+            VERIFIER,
+            make=lambda replica, name, _incarnation, _node: blueprints.make_verifier(replica, name),
+            hooks=_Hooks(self),
+            restarts=self.restarts,
+        )
+        self.learners = LearnerGroup(ranks=self._config.learner.ranks, make=blueprints.make_rank, silence_s=self._config.queue.silence_s)
+        self.queue: QueueKeeper
+        self.evaluations: EvaluationKeeper
+        self.is_started = False
+        self.learner_waited_s = 0.0
+        """How long the learner has waited for batches so far; the controller counts it."""
+        self._sender: tuple[str, int] | None = None
+        self._receiving: dict[str, Worker] = {}
+        self._learner_lost_at: float | None = None
+        self._seats: dict[Seat, str] = {}
+        self._looks: list[Look] = []
+        self._count_changed_at = 0.0
 
     @property
-    def client(self) -> QueueClient:
-        return QueueClient(self.queue)
+    def targets(self) -> list[Target]:
+        queue = self.queue.targets if self.is_started else []
+        return [*queue, *self.verifiers.targets, *self.generators.targets, *self.learners.targets]
 
-    async def start(self) -> None:
-        """Start every actor; raises ActorError with the name of the first that does not come up."""
-        await self._start_queue()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._start_verifiers())
-            group.create_task(self._start_generators())
-            group.create_task(self._start_learners())
-        await self._join_broadcast()
+    @property
+    def processes(self) -> list[dict[str, Any]]:
+        """Where each process of the run lives, for `status`."""
+        found = [
+            {"role": pool.role, "replica": worker.replica, "name": worker.name, "pid": worker.address.pid, "node_id": worker.address.node_id}
+            for pool in (self.generators, self.verifiers)
+            for worker in pool.standing
+        ]
+        for rank, address in enumerate(self.learners.addresses):
+            found.append(
+                {"role": "learner", "replica": f"learner-{rank}", "name": self.learners.names[rank], "pid": address.pid, "node_id": address.node_id}
+            )
+        if self.is_started and self.queue.identity is not None:
+            found.append(
+                {"role": "queue", "replica": "queue", "name": "queue", "pid": self.queue.identity.pid, "node_id": self.queue.identity.node_id}
+            )
+        return found
 
-    def run(self) -> dict[str, Awaitable[Any]]:
-        """Set everything going. By name: what each actor's `run` will return when the queue is closed or training has ended."""
-        running: dict[str, Awaitable[Any]] = {"queue": self.queue.run.remote()}
-        for index, verifier in enumerate(self.verifiers):
-            running[f"verifier-{index}"] = verifier.run.remote(self.queue)
-        for index, generator in enumerate(self.generators):
-            running[f"generator-{index}"] = generator.run.remote()
-        for rank, learner in enumerate(self.learners):
-            running[f"learner-{rank}"] = learner.run.remote(self.queue, self._checkpoints)
-        return running
+    async def start_queue(self) -> None:
+        """Start the queue, which replays its journal, and say how many workers there should be."""
+        self._blueprints.make_store()
+        self.queue = QueueKeeper(
+            self._blueprints.make_queue(),
+            host=metrics_host(self._config.metrics.bind),
+            silence_s=self._config.queue.silence_s,
+            restarts=self.restarts,
+            lost=self._lost_queue,
+            back=self._queue_is_back,
+        )
+        self.is_started = True
+        await self.queue.start()
+        self.verifiers.count(self._config.verifiers.count)
+        if self._config.generators.count != "auto":
+            self.generators.count(self._config.generators.count)
+
+    def loops(self) -> dict[str, Awaitable[Any]]:
+        """What goes on as long as the run: each of them raises where it cannot."""
+        return {
+            "queue": self.queue.run(),
+            "queue-watch": self.queue.watch(),
+            "generators": self.generators.run(),
+            "verifiers": self.verifiers.run(),
+            "silence": self._watch_silence(),
+            "nodes": self._follow_nodes(),
+            "scaling": self._scale_by_metrics(),
+        }
+
+    async def start_learner(self, *, is_fresh: bool) -> Version:
+        """Start the learner on its newest checkpoint, roll the queue back to it, and let living generators join its broadcast.
+
+        is_fresh: the first start of a new run, which has nothing to roll back. Returns the version to publish first.
+        """
+        self._sender = None
+        loaded = await self.learners.start(self._blueprints.store, self._blueprints.store_actor)
+        lineage = 0 if is_fresh else await self.queue.client.roll_back(loaded.step)
+        start = Version(lineage=lineage, step=loaded.step)
+        self._sender = await self.learners.open_broadcast()
+        async with asyncio.TaskGroup() as joins:
+            for worker in list(self._receiving.values()):
+                joins.create_task(self._join_or_give_up(worker))
+        await self._tell_members()
+        return start
+
+    def learner_lost(self, error: str) -> None:
+        """A rank died or hung: all of them go."""
+        self._learner_lost_at = self._learner_lost_at or time.monotonic()
+        self._sender = None
+        self._metrics.counter("rlvr_restarts_total", part="learner", cause=LossCause.HUNG if "no sign of life" in error else LossCause.DIED).inc()
+        self._event("lost", part="learner", name="learner", error=error)
+
+    def learner_works(self) -> None:
+        """It has trained a step."""
+        if self._learner_lost_at is not None:
+            seconds = time.monotonic() - self._learner_lost_at
+            self._learner_lost_at = None
+            self._metrics.histogram("rlvr_recovery_seconds", part="learner").observe(seconds)
+            self._event("replaced", part="learner", name="learner", seconds=seconds)
+
+    async def wait_until_standing(self) -> None:
+        """Until everybody works, or, where the cluster still grows, one of each has worked for a while."""
+        began: float | None = None
+        while True:
+            pools = (self.generators, self.verifiers)
+            if all(pool.standing for pool in pools):
+                began = began or time.monotonic()
+                if all(len(pool.standing) >= pool.wanted for pool in pools) or time.monotonic() - began > STILL_WAITING_S:
+                    break
+            await asyncio.sleep(0.05)
+        for pool in pools:
+            pool.fails_fast = False
+
+    def scale(self, generators: int | None, verifiers: int | None) -> None:
+        """As a person asks. Raises UserError for what this run does not allow."""
+        check_asked(generators, verifiers, config=self._config.generators, of_verifiers=self._config.verifiers)
+        for pool, number in ((self.generators, generators), (self.verifiers, verifiers)):
+            if number is not None and number != pool.wanted:
+                self._event("scaled", part=pool.role, wanted=number, before=pool.wanted)
+                pool.count(number)
 
     async def stop(self) -> None:
-        """End every actor; those that do not end in time are killed."""
-        ending = [actor.stop.remote() for actor in (*self.generators, *self.verifiers)] + [learner.leave.remote() for learner in self.learners]
-        if ending:
-            try:
-                await asyncio.to_thread(ray.wait, ending, num_returns=len(ending), timeout=STOP_S)
-            except ray.exceptions.RayError as error:
-                logger.warning("an actor did not stop by itself and is killed: %s", error)
-        for actor in (*self.generators, *self.verifiers, *self.learners, self.queue):
-            if actor is not None:
-                ray.kill(actor)
+        """End every process of the run."""
+        async with asyncio.TaskGroup() as ends:
+            ends.create_task(self.generators.stop())
+            ends.create_task(self.verifiers.stop())
+            ends.create_task(self.learners.end(asks=True))
+        if self.is_started:
+            await self.queue.kill()
 
-    async def _start_verifiers(self) -> None:
-        settings = self._config.verifiers
-        names = [f"verifier-{index}" for index in range(settings.count)]
-        self.verifiers = [
-            spawn(VerifierActor, name, self._config, **options(name=name, cluster=self._cluster, labels=settings.labels, cpus=settings.workers))
-            for name in names
-        ]
-        for name, address in zip(names, await started(names, [verifier.start.remote() for verifier in self.verifiers]), strict=True):
-            self.targets.append(Target(address=host_port(address.host, address.metrics_port), role="verifier", replica=name))
+    # --- what workers do to each other
 
-    async def _start_generators(self) -> None:
-        settings = self._config.generators
-        device = self._cluster.device(settings.device)
-        gpus = settings.tensor_parallel if device == "cuda" else 0
-        names = [f"generator-{index}" for index in range(engines_known(self._config))]
-        self.generators = [
-            spawn(
-                GeneratorActor,
-                self._config,
-                self._generator_settings(index, name),
-                self._engine_settings(name, device),
-                self.queue,
-                **options(name=name, cluster=self._cluster, labels=settings.labels, cpus=1, gpus=gpus),
-            )
-            for index, name in enumerate(names)
-        ]
-        addresses: Sequence[GeneratorAddress] = await started(names, [generator.start.remote() for generator in self.generators])
-        for name, address in zip(names, addresses, strict=True):
-            self.targets.append(Target(address=host_port(address.host, address.metrics_port), role="generator", replica=name))
+    async def expect(self, worker: Worker, role: str) -> None:
+        await self.queue.client.expect(worker.name, role=role)
 
-    async def _start_learners(self) -> None:
-        settings = self._config.learner
-        device = self._cluster.device(settings.device)
-        names = [f"learner-{rank}" for rank in range(settings.ranks)]
-        env = {"OMP_NUM_THREADS": str(settings.threads)} if device == "cpu" else {}
-        self.learners = [
-            spawn(
-                LearnerActor,
-                self._config,
-                rank,
-                device,
-                self._backend(),
-                **options(
-                    name=name, cluster=self._cluster, labels=settings.labels, cpus=1, gpus=int(device == "cuda"), threads=LEARNER_CALLS, env=env
-                ),
-            )
-            for rank, name in enumerate(names)
-        ]
-        addresses: Sequence[RankAddress] = await started(names, [learner.address.remote() for learner in self.learners])
-        for name, address in zip(names, addresses, strict=True):
-            self.targets.append(Target(address=host_port(address.metrics_host, address.metrics_port), role="learner", replica=name))
-        master = addresses[0]
-        await started(names, [learner.load.remote(master.host, master.store_port) for learner in self.learners])
+    async def enter_generator(self, worker: Worker) -> None:
+        """It joins the sender of weights, if there is one, starts from the version log, if there is something in it, and may have to evaluate."""
+        self._receiving[worker.name] = worker
+        await self._join(worker)
+        if self.is_training:
+            await self._start_from_log(worker)
+        await self.evaluations.enters(worker)
+        await self._tell_members()
 
-    async def _join_broadcast(self) -> None:
-        """One process group of learner rank 0 and every worker of every engine."""
-        names = [f"generator-{index}" for index in range(len(self.generators))]
-        (host, port), *_ = await started(["learner-0"], [self.learners[0].open_broadcast.remote()])
-        joins = [
-            generator.join_broadcast.remote(
-                BroadcastAddress(host=host, port=port, generator=name, backend=self._backend(), deadline_s=self._config.weights.deadline_s)
-            )
-            for name, generator in zip(names, self.generators, strict=True)
-        ]
-        await started(names, joins)
-        receivers = [receiver for name in names for receiver in receiver_names(name, tensor_parallel=self._config.generators.tensor_parallel)]
-        await started(["learner-0"], [self.learners[0].form_broadcast.remote(receivers)])
+    async def stands(self, worker: Worker, role: str, *, recovery_s: float | None) -> None:
+        self._event("stands", part=role, name=worker.name, seconds=recovery_s)
+        if recovery_s is not None:
+            self._metrics.histogram("rlvr_recovery_seconds", part=role).observe(recovery_s)
 
-    def _backend(self) -> Backend:
-        """As configured; else NCCL where both ends are on GPUs."""
-        if self._config.weights.backend != "auto":
-            return self._config.weights.backend
-        devices = (self._cluster.device(self._config.generators.device), self._cluster.device(self._config.learner.device))
-        return "nccl" if devices == ("cuda", "cuda") else "gloo"
+    async def gone(self, worker: Worker, role: str, *, error: str | None) -> None:
+        """Its work goes to others, its place in the broadcast is free, somebody else evaluates."""
+        self._receiving.pop(worker.name, None)
+        self.evaluations.gone(worker)
+        kind = "left" if error is None else "lost"
+        self._event(kind, part=role, name=worker.name, cause=worker.cause, error=error)
+        if error is not None:
+            self._metrics.counter("rlvr_restarts_total", part=role, cause=worker.cause).inc()
+        try:
+            await self.queue.client.lost(worker.name)
+        except FiresteelError as failure:
+            logger.info("the queue does not hear that worker=%s is gone (%s): its silence will say so", worker.name, failure)
+        if role == GENERATOR:
+            await self._tell_members()
 
-    async def _start_queue(self) -> None:
-        """The queue lives on the controller's node, which no autoscaler takes away."""
-        setup = QueueSetup(config=self._config, problems=self._plan.problems, prompt_ids=self._plan.prompts)
-        actor: Any = QueueActor  # Ray types the options of functions alone
-        chosen = options(name="queue", cluster=self._cluster, labels={}, cpus=0, threads=QUEUE_CALLS)
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.queue = actor.options(**chosen, scheduling_strategy=here).remote(wire.pack(setup))
-        [port] = await started(["queue"], [self.queue.serve_metrics.remote()])
-        self.targets.append(Target(address=host_port(metrics_host(self._config.metrics.bind), port), role="queue", replica="queue"))
+    @property
+    def is_training(self) -> bool:
+        return not self.generators.fails_fast
 
-    def _generator_settings(self, index: int, name: str) -> GeneratorSettings:
-        config, plan = self._config, self._plan
-        sampling = Sampling(
-            temperature=config.rollout.temperature,
-            top_p=config.rollout.top_p,
-            top_k=config.rollout.top_k,
-            max_tokens=config.rollout.max_completion_tokens,
-            stop_token_ids=plan.stop_token_ids,
-        )
-        share = -(-plan.rollouts_per_step // engines_known(config))
-        evaluates = index == 0
-        return GeneratorSettings(
-            name=name,
-            capacity=plan.rollouts_per_step if config.run.deterministic else config.generators.max_num_seqs,
-            lease_size=min(config.generators.max_num_seqs, share),
-            sampling=sampling,
-            evaluation=plan.evaluation if evaluates else (),
-            evaluation_sampling=msgspec.structs.replace(
-                sampling, temperature=0.0, top_p=1.0, top_k=-1, max_tokens=plan.evaluation_max_tokens, stop_token_ids=plan.evaluation_stop_token_ids
-            ),
-            deterministic=config.run.deterministic,
-            seed=config.run.seed,
-        )
+    async def _join_or_give_up(self, worker: Worker) -> None:
+        try:
+            await self._join(worker)
+        except FiresteelError as error:
+            logger.warning("generator=%s cannot join the new sender of weights: %s", worker.name, error)
+            worker.give_up(LossCause.DIED)
 
-    def _engine_settings(self, name: str, device: str) -> EngineSettings:
-        config = self._config
-        return EngineSettings(
-            model=config.model.policy,
-            revision=config.model.revision,
-            dtype=config.model.compute_dtype,
-            device=device,
-            tensor_parallel=config.generators.tensor_parallel,
-            max_num_seqs=config.generators.max_num_seqs,
-            max_model_len=self._plan.max_model_len,
-            kv_cache_gib=config.generators.kv_cache_gib,
-            gpu_memory_fraction=config.generators.gpu_memory_fraction,
-            threads=config.generators.threads,
-            enforce_eager=config.generators.enforce_eager,
-            trust_remote_code=config.model.trust_remote_code,
-            seed=derive_seed(config.run.seed, "engine", name, 0, bits=31),
-        )
+    async def _join(self, worker: Worker) -> None:
+        async with worker.turn:
+            if self._sender is None:
+                return
+            host, port = self._sender
+            weights = self._config.weights
+            address = BroadcastAddress(host=host, port=port, generator=worker.name, backend=self._blueprints.backend, deadline_s=weights.deadline_s)
+            joining = outcome_within(2 * weights.deadline_s, worker.name, worker.handle.join_broadcast.remote(address))
+            await worker.unless_given_up(joining)
 
+    async def _start_from_log(self, worker: Worker) -> None:
+        logged = await asyncio.to_thread(versions, self._store)
+        if logged:
+            await worker.unless_given_up(outcome(worker.name, worker.handle.start_from_log.remote(str(max(logged)))))
 
-async def started(names: Sequence[str], calls: Sequence[Any]) -> list[Any]:
-    """Wait for calls to several actors, saying for whom. Raises ActorError for the first that fails, by name, or for those that never come."""
-    tasks = [asyncio.ensure_future(outcome(name, call)) for name, call in zip(names, calls, strict=True)]
-    began = time.monotonic()
-    try:
+    async def _tell_members(self) -> None:
+        """The sender hears who should receive; a sender that is gone hears it when it is back."""
+        if self._sender is None:
+            return
+        parallel = self._config.generators.tensor_parallel
+        receivers = [name for worker in self._receiving.values() for name in receiver_names(worker.name, tensor_parallel=parallel)]
+        try:
+            await self.learners.set_members(receivers)
+        except FiresteelError as error:
+            logger.info("the learner does not hear who receives (%s); it will when it is back", error)
+
+    # --- loops
+
+    async def _watch_silence(self) -> Never:
+        """Finds workers that live and work no more: the queue has not heard of them for too long."""
         while True:
-            done, pending = await asyncio.wait(tasks, timeout=STILL_WAITING_S, return_when=asyncio.FIRST_EXCEPTION)
-            for task in done:
-                task.result()
-            if not pending:
-                return [task.result() for task in tasks]
-            late = ", ".join(name for name, task in zip(names, tasks, strict=True) if task in pending)
-            if time.monotonic() - began > START_S:
-                raise ActorError(f"{late} did not start within {START_S:.0f} s; has the cluster the CPUs, GPUs and labels that the run asks for?")
-            logger.warning("still waiting for %s; `ray status` shows what the cluster has", late)
-    finally:
-        for task in tasks:
-            task.cancel()
+            self.queue.changed.clear()
+            await self.queue.changed.wait()
+            status = self.queue.status
+            assert status is not None
+            heard = {producer.name: producer.silent_s for producer in status.producers}
+            limit = self._config.queue.silence_s
+            for pool in (self.generators, self.verifiers):
+                for worker in pool.standing:
+                    is_new = time.monotonic() - worker.stands_since < limit
+                    if not is_new and not worker.is_leaving and heard.get(worker.name, limit) >= limit:
+                        worker.give_up(LossCause.HUNG)
+            self._show()
+            await asyncio.sleep(WATCH_S)
+
+    def _show(self) -> None:
+        for pool in (self.generators, self.verifiers):
+            self._metrics.gauge("rlvr_actors", part=pool.role).set(len(pool.standing))
+            self._metrics.gauge("rlvr_actors_wanted", part=pool.role).set(pool.wanted)
+        self._metrics.gauge("rlvr_actors", part="learner").set(len(self.learners.handles) if self.learners.is_loaded else 0)
+        self._metrics.gauge("rlvr_actors_wanted", part="learner").set(self._config.learner.ranks)
+        self._metrics.gauge("rlvr_actors", part="queue").set(1)
+        self._metrics.gauge("rlvr_actors_wanted", part="queue").set(1)
+
+    async def _follow_nodes(self) -> Never:
+        """Workers leave nodes that go away; with generators.count = "auto" there is an engine for each place of a labelled node."""
+        settings = self._config.generators
+        while True:
+            there = await asyncio.to_thread(nodes.live_nodes)
+            leaving = {node.id for node in there if node.is_draining}
+            self._metrics.gauge("rlvr_nodes_draining").set(len(leaving))
+            if settings.count == "auto":
+                self._seats = follow_nodes(
+                    there,
+                    self._seats,
+                    labels=settings.labels,
+                    device=self._blueprints.device,
+                    tensor_parallel=settings.tensor_parallel,
+                    most=settings.max,
+                )
+                self.generators.place(seats_by_replica(self._seats))
+            async with asyncio.TaskGroup() as leaves:
+                for pool in (self.generators, self.verifiers):
+                    for worker in pool.standing:
+                        if worker.address.node_id in leaving and not worker.is_leaving:
+                            self._event("draining", part=pool.role, name=worker.name, node=worker.address.node_id)
+                            leaves.create_task(pool.leave(worker))
+            await asyncio.sleep(NODES_S)
+
+    async def _scale_by_metrics(self) -> Never:
+        """With generators.scaling = "metrics": one generator more or fewer, as the last minutes say."""
+        settings = self._config.generators
+        while True:
+            await asyncio.sleep(LOOK_S)
+            status = self.queue.status
+            if settings.scaling != "metrics" or status is None or not self.is_training:
+                continue
+            now = time.monotonic()
+            self._looks = [*trimmed(self._looks, now), Look(now, self.learner_waited_s, is_full(status.counts.slots, status.counts.capacity))]
+            wanted = next_count(self.generators.wanted, self._looks, changed_at_s=self._count_changed_at, least=settings.min, most=settings.max)
+            if wanted != self.generators.wanted:
+                self._count_changed_at = now
+                self._event("scaled", part=GENERATOR, wanted=wanted, before=self.generators.wanted, by="metrics")
+                self.generators.count(wanted)
+
+    def _lost_queue(self, error: str) -> None:
+        self._metrics.counter("rlvr_restarts_total", part="queue", cause=LossCause.DIED).inc()
+        self._event("lost", part="queue", name="queue", error=error)
+
+    def _queue_is_back(self, seconds: float) -> None:
+        self._metrics.histogram("rlvr_recovery_seconds", part="queue").observe(seconds)
+        self._event("replaced", part="queue", name="queue", seconds=seconds)
 
 
-def first_error(error: BaseException) -> BaseException:
-    """The first plain error of a group of errors; another error is its own first."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+class _Hooks:
+    """What the fleet does for a verifier."""
+
+    role = VERIFIER
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    async def expect(self, worker: Worker) -> None:
+        await self._fleet.expect(worker, self.role)
+
+    async def enter(self, worker: Worker) -> None:
+        """Nothing: a verifier pulls."""
+
+    def run(self, worker: Worker) -> Awaitable[str]:
+        running: Awaitable[str] = worker.handle.run.remote(self._fleet.queue.handle)
+        return running
+
+    async def stands(self, worker: Worker, *, recovery_s: float | None) -> None:
+        await self._fleet.stands(worker, self.role, recovery_s=recovery_s)
+
+    async def gone(self, worker: Worker, *, error: str | None) -> None:
+        await self._fleet.gone(worker, self.role, error=error)
 
 
-async def outcome(name: str, call: Any) -> Any:
-    """Wait for one call to an actor. Raises ActorError with the actor's name and the cause in one line."""
-    try:
-        return await call
-    except ray.exceptions.RayError as error:
-        cause = first_error(getattr(error, "cause", None) or error)
-        if isinstance(cause, UserError):
-            raise UserError(str(cause)) from error
-        first = next((line for line in str(cause).strip().splitlines() if line.strip()), type(cause).__name__)
-        raise ActorError(f"{name} failed: {type(cause).__name__}: {first}") from error
+class _GeneratorHooks(_Hooks):
+    """What the fleet does for a generator."""
+
+    role = GENERATOR
+
+    async def enter(self, worker: Worker) -> None:
+        await self._fleet.enter_generator(worker)
+
+    def run(self, worker: Worker) -> Awaitable[str]:
+        running: Awaitable[str] = worker.handle.run.remote()
+        return running

@@ -1,26 +1,31 @@
 """`firesteel run`: from a run file to an exit code.
 
-Owns the order in which a run can be refused: configuration, model and problems, folder, Ray; nothing is written before all of them have passed.
+Owns the order in which a run can be refused: configuration, what is there already, model and problems, Ray, lock and folder; nothing is written
+before all of them have passed.
 """
 
 import asyncio
 import ipaddress
 import logging
 import os
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 import ray
 from rich.console import Console
 
-from actors import cluster, run_folder
+from actors import cluster, orphan_guard
 from actors.cluster import Cluster
 from actors.controller import FINISHED, INTERRUPTED, Controller
 from actors.final_table import final_table
 from actors.prepare import check_sandbox, prepare
 from actors.progress import RunProgress
+from actors.resume import Finished, Mode, OpenRun, Resume, Start, decide, open_run
 from actors.run_folder import EVALUATIONS, RunFolder
+from actors.run_place import check_can_create, store_root
 from actors.service import check_port
+from actors.store_actor import StoreAddress
 from actors.summary import Summary
 from rlvr import config_rules
 from rlvr.config import Config
@@ -28,40 +33,64 @@ from rlvr.config_file import load_config
 
 logger = logging.getLogger(__name__)
 
-EXIT_CODES = {FINISHED: 0, INTERRUPTED: 130}
 
-
-def run(file: Path, overrides: Sequence[str], run_dir: Path | None) -> int:
+def run(file: Path, overrides: Sequence[str], run_dir: Path | None, *, resume: Mode | None = None) -> int:
     """Train as `file` says. Returns the exit code; raises UserError where the run is refused."""
     config = load_config(file, overrides)
-    summary, folder = train(config, run_dir or run_folder.default_path(config.run.name), console=Console(stderr=True))
+    console = Console(stderr=True)
+    config_rules.check(config)
+    decided = decide(resume, config, run_dir, say=lambda sentence: console.print(sentence, markup=False, soft_wrap=True))
+    if isinstance(decided, Finished):
+        Console().print(decided.sentence, markup=False, highlight=False, soft_wrap=True)
+        return 0
+    summary, folder, signal_code = train(config, decided, console=console)
     if summary.error is not None:
-        Console(stderr=True).print(f"firesteel: the run failed: {summary.error}", markup=False, soft_wrap=True)
+        console.print(f"firesteel: the run failed: {summary.error}", markup=False, soft_wrap=True)
     table = final_table(folder.read(EVALUATIONS), config.evaluation.report)
     if table is not None:
         Console().print(table)
     Console().print(f"{summary.stopped}: {folder.path}", markup=False, highlight=False, soft_wrap=True)
-    return EXIT_CODES.get(summary.stopped, 1)
+    return {FINISHED: 0, INTERRUPTED: signal_code}.get(summary.stopped, 1)
 
 
-def train(config: Config, path: Path, *, console: Console) -> tuple[Summary, RunFolder]:
-    """One whole run in this process. Raises UserError where it is refused; any later end is in the summary."""
-    config_rules.check(config)
-    run_folder.check_can_create(path, config)
+def train(config: Config, decided: Start | Resume, *, console: Console) -> tuple[Summary, RunFolder, int]:
+    """One whole run, or its continuation, in this process. Raises UserError where it is refused; any later end is in the summary.
+
+    Returns the summary, the run folder, and the exit code of the signal that interrupted it, if one did.
+    """
+    if isinstance(decided, Start):
+        check_can_create(decided.run_dir, config)
     check_port(config.metrics.bind, config.metrics.port)
     plan = prepare(config)
     check_sandbox(config)
-    joined = cluster.connect(config, namespace=f"firesteel-{config.run.name}-{os.getpid()}")
+    guard = None if os.environ.get("RAY_ADDRESS") else orphan_guard.start(uuid.uuid4().hex)
     try:
-        warn_of_loopback(config, joined)
-        folder = RunFolder.create(path, config)
-        console.print(f"run folder {path}", markup=False, highlight=False, soft_wrap=True)
-        with RunProgress(console, num_steps=config.run.num_steps) as progress:
-            controller = Controller(config, plan, cluster=joined, folder=folder, progress=progress)
-            summary = asyncio.run(controller.run())
+        joined = cluster.connect(config, namespace=f"firesteel-{config.run.name}-{os.getpid()}")
+        try:
+            warn_of_loopback(config, joined)
+            opened = open_run(decided, config)
+            console.print(f"run folder {opened.folder.path}", markup=False, highlight=False, soft_wrap=True)
+            with RunProgress(console, num_steps=config.run.num_steps) as progress:
+                controller = Controller(config, plan, cluster=joined, run=opened, address=store_address(config, opened), progress=progress)
+                summary = asyncio.run(controller.run())
+            opened.lock.release()
+        finally:
+            ray.shutdown()
     finally:
-        ray.shutdown()
-    return summary, folder
+        if guard is not None:
+            guard.close()
+    return summary, opened.folder, controller.signals.exit_code
+
+
+def store_address(config: Config, run: OpenRun) -> StoreAddress:
+    """Where the actors of this run find its store."""
+    where = store_root(config, run.folder.path)
+    return StoreAddress(
+        kind="url" if "://" in where else "folder",
+        where=where,
+        is_shared=bool(config.run.store),
+        node_id=ray.get_runtime_context().get_node_id(),
+    )
 
 
 def warn_of_loopback(config: Config, joined: Cluster) -> None:

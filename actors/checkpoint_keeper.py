@@ -1,0 +1,73 @@
+"""What a durable checkpoint makes possible: batches are committed, old versions leave the log, the run's history is where a resume finds it.
+
+Owns the order of these. Called by the controller with the learner's news; blocking work is done in threads.
+"""
+
+import asyncio
+import logging
+
+import msgspec
+
+from actors.evaluation_keeper import EvaluationKeeper
+from actors.fleet import Fleet
+from actors.learner_actor import Saved
+from actors.resume import OpenRun
+from actors.run_facts import RunFacts
+from learner import version_log
+from rlvr.errors import StoreError
+from rlvr.records import Version
+
+logger = logging.getLogger(__name__)
+
+LOGGED_MOST = 2
+"""Versions that a late generator may start from; those that are still to be evaluated stay besides."""
+
+
+class CheckpointKeeper:
+    """Of one run."""
+
+    def __init__(self, fleet: Fleet, evaluations: EvaluationKeeper, *, run: OpenRun, facts: RunFacts) -> None:
+        self._fleet = fleet
+        self._evaluations = evaluations
+        self._run = run
+        self._folder = run.folder
+        self._store = run.store
+        self._facts = facts
+        self.newest_step: int | None = None
+        """Of the newest durable checkpoint."""
+
+    async def restore(self, start: Version) -> None:
+        """Continue the run at `start`: what is evaluated, and what of the rest the version log still has."""
+        self.newest_step = start.step or None
+        logged = await asyncio.to_thread(version_log.versions, self._store)
+        done = [Version.parse(result.version) for result in self._facts.results]
+        lost = self._evaluations.restore(done, logged, start=start)
+        for step in lost:
+            logger.warning("version of step=%d was to be evaluated and is gone: the run's evaluations lack it", step)
+            self._folder.event("evaluation_lost", step=step)
+
+    async def saved(self, news: Saved) -> None:
+        """No batch that every kept checkpoint covers can be asked for again: the journal lets go of it."""
+        self.newest_step = news.version.step
+        self._folder.event("checkpoint", **msgspec.to_builtins(news) | {"version": str(news.version)})
+        await self._fleet.queue.client.commit(min(news.kept))
+        await asyncio.to_thread(self.write_history)
+
+    async def published(self, version: Version) -> None:
+        """The version log keeps the newest versions and those that are still to be evaluated."""
+        await asyncio.to_thread(self._prune)
+
+    def write_history(self, stopped: str | None = None) -> None:
+        """What a resume goes on from. A store that cannot take it now gets it with the next checkpoint."""
+        try:
+            self._run.save(self._facts.so_far(stopped=stopped))
+        except (OSError, StoreError) as error:
+            logger.warning("the run's history is not in its store: %s", error)
+
+    def _prune(self) -> None:
+        try:
+            logged = version_log.versions(self._store)
+            keep = {*sorted(logged)[-LOGGED_MOST:], *self._evaluations.pending}
+            version_log.prune(self._store, keep)
+        except StoreError as error:
+            logger.warning("the version log could not be pruned: %s", error)
