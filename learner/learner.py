@@ -1,4 +1,4 @@
-"""One FSDP rank: trains on batches, exports what it publishes, saves and loads checkpoints.
+"""One FSDP rank: trains on batches and exports what it publishes.
 
 Owns the policy, its optimizer and the reference model. Called by the learner actor of each rank, after `learner.process_group.join`; calls nobody.
 Every method is collective: all ranks call it with the same arguments, or all of them wait.
@@ -21,8 +21,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from learner import checkpoint
 from learner.batches import MicroBatch, StepData, flatten, micro_batch, mini_batches, plan_micro_batches
+from learner.checkpoint_state import published
 from learner.losses import Share, token_weights
 from learner.model_folder import load, locate
 from learner.objective import TokenFacts, objective
@@ -92,10 +92,11 @@ class Learner:
     def train_step(self, batch: Batch) -> StepReport:
         """Train on a batch, which makes version (batch.lineage, batch.step). An empty batch makes it without an optimizer update.
 
-        Raises LearnerError for a batch out of turn and for a loss or gradient that is not finite; the weights are then not to be published.
+        Raises LearnerError for a batch out of turn or of another lineage, and for a loss or gradient that is not finite; the weights are then not to
+        be published.
         """
-        if batch.step != self.version.step + 1:
-            raise LearnerError(f"the learner holds version {self.version} and cannot train step {batch.step}")
+        if (batch.lineage, batch.step) != (self.version.lineage, self.version.step + 1):
+            raise LearnerError(f"the learner holds version {self.version} and cannot train step {batch.step} of lineage {batch.lineage}")
         clock = _Clock(self.device)
         rate = learning_rate(self.config.optimizer, batch.step, self.config.run.num_steps)
         if not batch.rollouts:
@@ -217,21 +218,13 @@ class Learner:
 
     def export(self) -> dict[str, Tensor] | None:
         """The published weights: bf16-rounded CPU tensors by checkpoint name, tied ones once, on rank 0; None on the others."""
-        return checkpoint.published(self.policy, keep=self.rank == 0)
+        return published(self.policy, keep=self.rank == 0)
 
-    def save_checkpoint(self, checkpoints: Path, version: Version) -> Path:
-        """Write CHECKPOINTS/step-NNNNNN: the published weights as a Hugging Face folder, the exact state under state/. Returns its path.
-
-        It appears whole or not at all; older ones beyond the learner.keep newest go. Raises LearnerError on every rank when one could not write.
-        """
-        if version.step != self.version.step:
-            raise LearnerError(f"the learner holds version {self.version} and cannot save {version}")
-        return checkpoint.save(self, checkpoints, version=version)
-
-    def load_state(self, folder: Path) -> Version:
-        """Continue exactly where a checkpoint folder was written, by any number of ranks. Raises UserError where it is none."""
-        self.version = checkpoint.load(self, folder)
-        return self.version
+    def begin_lineage(self, start: Version) -> None:
+        """The weights that this learner holds are version `start` from now on. Raises LearnerError where they are those of another step."""
+        if start.step != self.version.step:
+            raise LearnerError(f"the learner holds version {self.version} and cannot start from {start}")
+        self.version = start
 
 
 class _Clock:

@@ -57,6 +57,16 @@ def join(
         raise LearnerError(f"rank {rank} of {world_size} could not join the learner's group at {master_addr}:{master_port}: {error}") from error
 
 
+def beside(*, timeout_s: float = 3600.0) -> dist.ProcessGroup:
+    """One more group of all ranks, on the CPU, so that what a background thread tells the others never meets training's collectives. Collective.
+
+    timeout_s: of each collective; ranks come to it when they have written gigabytes. Training's own group notices a rank that died much sooner.
+    """
+    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+    assert group is not None
+    return group
+
+
 def leave() -> None:
     """Leave the default group; nothing happens where none was joined."""
     if dist.is_initialized():

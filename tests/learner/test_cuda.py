@@ -8,8 +8,10 @@ import torch
 from tiny_models import batch, config, whole_weights
 
 from learner import process_group
+from learner.checkpoint import Checkpoints
 from learner.learner import Learner
 from rlvr.records import Version
+from rlvr.store import FolderStore
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -48,7 +50,14 @@ def test_bf16_on_a_gpu_stays_near_fp32(small: Path, on_cuda: None) -> None:
 def test_a_checkpoint_made_on_a_gpu_resumes_there(small: Path, on_cuda: None, tmp_path: Path) -> None:
     first, second = (Learner(config(small), rank=0, world_size=1, device="cuda") for _ in range(2))
     first.train_step(batch())
-    second.load_state(first.save_checkpoint(tmp_path, Version(step=1)))
+    at_checkpoint = whole_weights(first)
+    checkpoints = Checkpoints(first, FolderStore(tmp_path))
+    checkpoints.begin(first.export())
+    first.train_step(batch(step=2))  # while it is written
+    checkpoints.finish()
+    assert Checkpoints(second, FolderStore(tmp_path)).load().version == Version(step=1)
+    assert all(torch.equal(weight, at_checkpoint[name]) for name, weight in whole_weights(second).items())
+    second.train_step(batch(step=2))
     assert all(torch.equal(weight, whole_weights(second)[name]) for name, weight in whole_weights(first).items())
     published = first.export()
     assert published is not None

@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from rank_scenarios import CASES, SCENARIOS, main, outcome, run_config
+from rank_scenarios import CASES, HOSTS, SCENARIOS, main, outcome, run_config
 from tiny_models import batch, learner, qwen2, save, whole_weights
 
 from learner import process_group
+from learner.checkpoint import Checkpoints
+from rlvr.records import Version
+from rlvr.store import FolderStore
 
 pytestmark = pytest.mark.processes
 
@@ -28,7 +31,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def out(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes left, this one as rank 0: rank0.pt, rank1.pt and checkpoints/."""
+    """What two processes left, this one as rank 0: rank0.pt, rank1.pt and a store of each of HOSTS."""
     folder = tmp_path_factory.mktemp("ranks")
     script = Path(__file__).with_name("rank_scenarios.py")
     port = process_group.open_store("127.0.0.1").port
@@ -66,9 +69,30 @@ def test_only_rank_0_publishes(two_ranks: list[dict[str, Any]]) -> None:
         assert torch.equal(tensor, first["weights"][name].to(torch.bfloat16))
 
 
-def test_one_rank_resumes_what_two_ranks_saved(models: Path, out: Path, two_ranks: list[dict[str, Any]], alone: None) -> None:
-    ours = learner(run_config(models / "tied", {}))
-    ours.load_state(out / "checkpoints" / "step-000001")
-    ours.train_step(batch(step=2))
-    for name, weight in whole_weights(ours).items():
-        torch.testing.assert_close(two_ranks[1]["after resume"][name], weight, atol=1e-6, rtol=0)
+@pytest.mark.parametrize("name", HOSTS)
+def test_two_ranks_killed_and_resumed_are_two_ranks_uninterrupted_bit_for_bit(name: str, out: Path, two_ranks: list[dict[str, Any]]) -> None:
+    for rank in range(WORLD_SIZE):
+        made = two_ranks[rank][name]
+        assert made["restored"] == "0.3"
+        assert all(torch.equal(weight, made["resumed"][key]) for key, weight in made["uninterrupted"].items())
+        assert not any(torch.equal(weight, made["saved"][key]) for key, weight in made["resumed"].items())
+    assert [path.name for path in (out / name / "checkpoints").iterdir()] == ["step-000003"]
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_one_rank_resumes_what_two_ranks_saved(name: str, models: Path, out: Path, two_ranks: list[dict[str, Any]], alone: None) -> None:
+    ours = learner(run_config(models / "tied", SCENARIOS["two updates"]))
+    assert Checkpoints(ours, FolderStore(out / name)).load().version == Version(step=3)
+    assert all(torch.equal(weight, two_ranks[0][name]["saved"][key]) for key, weight in whole_weights(ours).items())
+    for step in (4, 5, 6):
+        ours.train_step(batch(step=step))
+    for key, weight in whole_weights(ours).items():
+        torch.testing.assert_close(two_ranks[1][name]["resumed"][key], weight, atol=1e-6, rtol=0)
+
+
+def test_a_checkpoint_that_one_rank_cannot_write_fails_on_all_of_them(out: Path, two_ranks: list[dict[str, Any]]) -> None:
+    for made in two_ranks:
+        first, second = made["failures"]
+        assert first == ""
+        assert "2 checkpoints in a row could not be written" in second
+    assert [path for path in (out / "full").rglob("*") if path.is_file()] == []

@@ -92,7 +92,9 @@ def rollout(number: int, tokens: list[int], logprobs: list[float], *, group: str
     )
 
 
-def batch(*, step: int = 1, num: int = 8, groups: int = 1, lengths: tuple[int, int] = (3, 12), seed: int = 0, spread: float = 0.1) -> Batch:
+def batch(
+    *, step: int = 1, lineage: int = 0, num: int = 8, groups: int = 1, lengths: tuple[int, int] = (3, 12), seed: int = 0, spread: float = 0.1
+) -> Batch:
     """Random completions with random rewards; the sampler's logprobs lie around -4.2 (a fresh model's), `spread` apart."""
     draw = np.random.default_rng((seed, step))
     judged = []
@@ -106,13 +108,13 @@ def batch(*, step: int = 1, num: int = 8, groups: int = 1, lengths: tuple[int, i
             (-4.2 + spread * draw.standard_normal(length)).tolist(),
             group=f"g{group}",
             problem=f"p{group}",
-            version=Version(0, step - 1),
+            version=Version(lineage, step - 1),
         )
         right = bool(draw.integers(2)) if number >= 2 * groups else number < groups
         kind = VerdictKind.CORRECT if right else VerdictKind.WRONG
         judged.append(JudgedRollout(rollout=made, verdict=Verdict(rollout_id=made.id, lease_id="l", kind=kind, reward=float(right))))
     prompts = {f"p{group}": tuple(draw.integers(2, 53, 9 + group).tolist()) for group in range(groups)}
-    return Batch(step=step, lineage=0, rollouts=tuple(judged), prompts=prompts)
+    return Batch(step=step, lineage=lineage, rollouts=tuple(judged), prompts=prompts)
 
 
 def config(
