@@ -1,34 +1,43 @@
-"""The learner as Ray actors, one an FSDP rank: batches from the queue, steps, and weights to the generators.
+"""The learner as Ray actors, one an FSDP rank: batches from the queue, steps, weights to the generators, checkpoints into the store.
 
-Owns the flow: rank 0 asks the queue and tells the others by the process group, so that all ranks train the same batch or stop together; it publishes
-version k from a thread of its own while step k + 1 already waits for its batch. Called by the controller.
+Owns the flow: rank 0 asks the queue and tells the others by the process group, so that all ranks train the same batch or stop together. Version k is
+published, and a checkpoint of it written, while step k + 1 already waits for its batch. Called by the controller, which starts all ranks anew when
+one of them is lost: they continue from the newest checkpoint that is whole.
 """
 
 import logging
+import os
 import queue as handoff
 import threading
 import time
-from pathlib import Path
+from collections.abc import Callable
 
 import msgspec
 import ray
+from torch import Tensor
 from torch.distributed import TCPStore
 
 from actors import cluster
 from actors.evaluation import is_evaluated
-from actors.queue.client import BlockingQueueClient
+from actors.learner_metrics import measure_broadcast, measure_checkpoint, measure_membership, measure_step
+from actors.queue.client import PATIENCE_S, BlockingQueueClient
 from actors.rollout_files import compress
+from actors.store_actor import StoreAddress, open_store
+from actors.version_writer import VersionWriter
 from learner import process_group, rank_channel
+from learner.broadcaster import Broadcaster, Membership
+from learner.checkpoint import Checkpoints
+from learner.checkpoint_report import Damaged, Saved, SaveFailed
 from learner.learner import Learner
-from learner.publisher import Publisher
 from learner.report import StepReport
 from learner.weight_group import Backend
 from learner.weights import BroadcastReport, WeightSender
 from rlvr import wire
 from rlvr.config import Config
-from rlvr.errors import Closed
+from rlvr.errors import ActorError, BroadcastError, Closed
 from rlvr.metrics import Registry
 from rlvr.records import Batch, Version
+from rlvr.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +56,7 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):
-    """One version that every generator has staged."""
+    """One version that every living generator has staged."""
 
     version: Version
     bytes_sent: int
@@ -63,6 +72,11 @@ class RankAddress(msgspec.Struct, frozen=True, kw_only=True):
     """Of the ranks' store, which rank 0 serves; 0 elsewhere."""
     metrics_host: str
     metrics_port: int
+    pid: int
+    node_id: str
+
+
+News = StepResult | Published | Saved | SaveFailed | Damaged | Membership
 
 
 class LearnerActor:
@@ -74,56 +88,79 @@ class LearnerActor:
         self._device = device
         self._backend: Backend = backend
         self._stop = threading.Event()
-        self._news: handoff.Queue[StepResult | Published] = handoff.Queue()
+        self._news: handoff.Queue[News] = handoff.Queue()
         self._metrics = Registry(role="learner", replica=f"learner-{rank}")
+        self._store: Store | None = None
         self._learner: Learner | None = None
+        self._checkpoints: Checkpoints | None = None
         self._sender: WeightSender | None = None
-        self._store: TCPStore | None = None
+        self._versions: VersionWriter | None = None
+        self._broadcaster: Broadcaster | None = None
+        self._rank_store: TCPStore | None = None
+        self._queue_answered_at = 0.0
 
     def address(self) -> RankAddress:
-        """This rank's host, the port of the ranks' store, and where its metrics are."""
+        """This rank's host and process, the port of the ranks' store, and where its metrics are."""
         host = cluster.node_address()
-        self._store = process_group.open_store(host) if self._rank == 0 else None
+        self._rank_store = process_group.open_store(host) if self._rank == 0 else None
         bind = self._config.metrics.bind
         return RankAddress(
             host=host,
-            store_port=self._store.port if self._store else 0,
+            store_port=self._rank_store.port if self._rank_store else 0,
             metrics_host=cluster.metrics_host(bind),
             metrics_port=self._metrics.serve(bind),
+            pid=os.getpid(),
+            node_id=ray.get_runtime_context().get_node_id(),
         )
 
-    def load(self, master_host: str, master_port: int) -> None:
-        """Join the ranks and load the policy; collective."""
+    def load(self, master_host: str, master_port: int, store: StoreAddress, store_actor: ray.actor.ActorHandle | None) -> Version:
+        """Join the ranks and load the newest checkpoint that is whole, else the policy as it was given; collective. Returns its version.
+
+        Its lineage is the one in which it was made; the queue counts the next. Checkpoints that were passed over are news.
+        """
         world_size = self._config.learner.ranks
-        process_group.join(self._rank, world_size, master_host, master_port, self._device, store=self._store)
+        process_group.join(self._rank, world_size, master_host, master_port, self._device, store=self._rank_store)
         self._learner = Learner(self._config, rank=self._rank, world_size=world_size, device=self._device)
+        self._store = open_store(store, store_actor)
+        self._checkpoints = Checkpoints(self._learner, self._store, report=self._tell_of_checkpoint)
+        for damaged in self._checkpoints.load().damaged:
+            self._metrics.counter("rlvr_checkpoint_failures_total").inc()
+            self._news.put(damaged)
+        self._metrics.gauge("rlvr_learner_step").set(self._learner.version.step)
+        return self._learner.version
 
     def open_broadcast(self) -> tuple[str, int]:
         """Rank 0: host the store of the weight broadcast. Returns its address."""
+        assert self._store is not None, "the ranks have not loaded"
         self._sender = WeightSender(cluster.node_address(), backend=self._backend, deadline_s=self._config.weights.deadline_s)
+        seconds = self._metrics.histogram("rlvr_version_log_seconds")
+        self._versions = VersionWriter(self._store, every_steps=self._config.weights.log_every_steps, observe=seconds.observe)
+        self._broadcaster = Broadcaster(self._sender, announce=self._announce, changed=self._tell_of_members, log=self._versions.log)
         return self._sender.address
 
-    def form_broadcast(self, receivers: list[str]) -> None:
-        """Rank 0: one group of this rank and these receivers; returns when all have joined."""
-        assert self._sender is not None
-        self._sender.form(receivers)
+    def set_members(self, receivers: list[str]) -> None:
+        """Rank 0: these receivers are to have the weights from now on; whoever of them lives is taken in at once."""
+        assert self._broadcaster is not None
+        self._broadcaster.set_members(receivers)
 
-    def run(self, queue: ray.actor.ActorHandle, checkpoints: str) -> str:
-        """Publish version 0, then train, publish and checkpoint step by step. Returns `finished` or `interrupted`; collective."""
-        client = BlockingQueueClient(queue) if self._rank == 0 else None
-        publisher = Publisher(self._sender, announce=self._announce) if self._sender is not None else None
-        try:
-            last = self._train_until_stopped(client, publisher, Path(checkpoints))
-            if publisher is not None:
-                publisher.finish()
-        finally:
-            if publisher is not None:
-                publisher.close()
-        return "finished" if last == self._config.run.num_steps else "interrupted"
+    def run(self, queue: ray.actor.ActorHandle, start: Version, evaluate_start: bool) -> str:
+        """Publish what was loaded as version `start`, then train, publish and checkpoint step by step. Collective.
 
-    def next_news(self, wait_s: float) -> list[StepResult | Published]:
+        evaluate_start: `start` is kept until it was evaluated. Returns `finished` or `interrupted`, when the last state is durable and published.
+        """
+        assert self._learner is not None
+        client = BlockingQueueClient(queue, patience_s=BATCH_WAIT_S) if self._rank == 0 else None
+        self._learner.begin_lineage(start)
+        self._publish(keep=evaluate_start)
+        self._train_until_stopped(client)
+        self._save_last()
+        if self._broadcaster is not None:
+            self._unless_stopping(self._broadcaster.finish)
+        return "finished" if self._learner.version.step == self._config.run.num_steps else "interrupted"
+
+    def next_news(self, wait_s: float) -> list[News]:
         """What happened since the last call, oldest first; waits up to `wait_s` for the first."""
-        news: list[StepResult | Published] = []
+        news: list[News] = []
         try:
             news.append(self._news.get(timeout=wait_s))
             while True:
@@ -131,36 +168,45 @@ class LearnerActor:
         except handoff.Empty:
             return news
 
+    def alive(self) -> None:
+        """Answers; a rank that hangs does not."""
+
     def stop(self) -> None:
-        """Stop all ranks before the next step, with a checkpoint (asked of rank 0)."""
+        """Stop all ranks before the next step, with a checkpoint (asked of rank 0).
+
+        Half of the grace period is for generators that are slow to take a version; then the checkpoint no longer waits for them.
+        """
         self._stop.set()
+        if self._broadcaster is not None:
+            patience = threading.Timer(self._config.run.grace_s / 2, self._broadcaster.close)
+            patience.daemon = True
+            patience.start()
 
     def leave(self) -> None:
         """Leave the groups."""
-        if self._sender is not None:
-            self._sender.close()
+        for part in (self._broadcaster, self._sender, self._versions, self._checkpoints):
+            if part is not None:
+                part.close()
         process_group.leave()
 
-    def _train_until_stopped(self, client: BlockingQueueClient | None, publisher: Publisher | None, checkpoints: Path) -> int:
-        """The step loop of one rank. Returns the last step that was trained."""
+    def _train_until_stopped(self, client: BlockingQueueClient | None) -> None:
+        """The step loop of one rank."""
         assert self._learner is not None
-        run = self._config.run
-        self._publish(publisher, 0)
-        for step in range(1, run.num_steps + 1):
+        assert self._checkpoints is not None
+        self._queue_answered_at = time.monotonic()
+        for step in range(self._learner.version.step + 1, self._config.run.num_steps + 1):
             started = time.monotonic()
             batch = self._next_batch(client, step)
-            waited = time.monotonic() - started
+            waited_s = time.monotonic() - started
             if batch is None:
-                if step > 1 and not self._is_checkpoint(step - 1):
-                    self._save(checkpoints, step - 1)
-                return step - 1
+                return
             report = self._learner.train_step(batch)
-            self._publish(publisher, step)
+            tensors = self._publish(keep=is_evaluated(step, self._config.run))
             if self._rank == 0:
-                self._report(report, batch, waited)
+                measure_step(self._metrics, report, waited_s=waited_s)
+                self._news.put(StepResult(report=report, wait_s=waited_s, rollouts=compress(batch)))
             if self._is_checkpoint(step):
-                self._save(checkpoints, step)
-        return run.num_steps
+                self._checkpoints.begin(tensors)
 
     def _next_batch(self, client: BlockingQueueClient | None, step: int) -> Batch | None:
         """Step `step`'s batch, the same on every rank; None when the run stops. Waits for the queue."""
@@ -172,55 +218,63 @@ class LearnerActor:
                 return wire.unpack(told, Batch)
 
     def _ask(self, client: BlockingQueueClient, step: int) -> bytes | rank_channel.Stop | None:
+        """A queue that is being restarted is asked again and again, so that a stop is noticed and the other ranks hear that they still wait."""
+        assert self._learner is not None
         if self._stop.is_set():
             return rank_channel.Stop()
         try:
-            return client.next_batch_frame(step, wait_s=BATCH_WAIT_S)
+            frame = client.next_batch_frame(step, lineage=self._learner.version.lineage, wait_s=BATCH_WAIT_S)
         except Closed:
             return rank_channel.Stop()
+        except ActorError:
+            if time.monotonic() - self._queue_answered_at > PATIENCE_S:
+                raise
+            self._stop.wait(BATCH_WAIT_S)
+            return None
+        self._queue_answered_at = time.monotonic()
+        return frame
 
-    def _publish(self, publisher: Publisher | None, step: int) -> None:
+    def _publish(self, *, keep: bool) -> dict[str, Tensor] | None:
+        """Start to send what the learner holds. Returns its published weights; collective."""
         assert self._learner is not None
-        tensors = self._learner.export()
-        if publisher is not None:
+        version, tensors = self._learner.version, self._learner.export()
+        if (broadcaster := self._broadcaster) is not None:
             assert tensors is not None
-            publisher.publish(Version(step=step), tensors, keep=is_evaluated(step, self._config.run))
+            weights = tensors
+            self._unless_stopping(lambda: broadcaster.publish(version, weights, keep=keep))
+        return tensors
 
-    def _announce(self, broadcast: BroadcastReport) -> None:
-        self._metrics.histogram("rlvr_weight_broadcast_seconds").observe(broadcast.seconds)
-        self._metrics.counter("rlvr_weight_bytes_sent_total").inc(broadcast.bytes_sent)
-        self._metrics.gauge("rlvr_published_version").set(broadcast.version.step)
-        self._news.put(Published(version=broadcast.version, bytes_sent=broadcast.bytes_sent, seconds=broadcast.seconds, digest=broadcast.digest))
+    def _unless_stopping(self, wait: Callable[[], None]) -> None:
+        """Wait for generators, unless the run stops: its checkpoint is worth more than a version that the resumed run publishes first of all."""
+        try:
+            wait()
+        except BroadcastError as error:
+            if not self._stop.is_set():
+                raise
+            logger.warning("the run stops without its last version at every generator: %s", error)
 
-    def _report(self, report: StepReport, batch: Batch, waited: float) -> None:
-        self._measure(report, waited)
-        self._news.put(StepResult(report=report, wait_s=waited, rollouts=compress(batch)))
-
-    def _measure(self, report: StepReport, waited: float) -> None:
-        metrics = self._metrics
-        metrics.counter("rlvr_learner_wait_seconds_total").inc(waited)
-        metrics.counter("rlvr_tokens_trained_total").inc(report.tokens)
-        metrics.histogram("rlvr_train_seconds").observe(report.seconds.total)
-        metrics.gauge("rlvr_learner_step").set(report.step)
-        metrics.gauge("rlvr_learning_rate").set(report.learning_rate)
-        if report.skipped:
-            return  # an empty batch says nothing about the policy
-        metrics.gauge("rlvr_reward_mean").set(report.reward_mean)
-        metrics.gauge("rlvr_uniform_groups_ratio").set(1.0 - report.informative_groups / report.groups)
-        metrics.gauge("rlvr_truncated_ratio").set(report.truncated_share)
-        metrics.gauge("rlvr_loss").set(report.loss)
-        metrics.gauge("rlvr_entropy_nats").set(report.entropy)
-        metrics.gauge("rlvr_kl_nats").set(report.kl or 0.0)
-        metrics.gauge("rlvr_clipped_tokens_ratio").set(report.ratio.clip_fraction)
-        metrics.gauge("rlvr_logprob_gap_nats").set(report.sampler_gap.mean_abs)
-        metrics.gauge("rlvr_gradient_norm").set(report.grad_norm)
-
-    def _save(self, checkpoints: Path, step: int) -> None:
-        """Collective."""
+    def _save_last(self) -> None:
+        """What the learner holds is durable at return; collective."""
         assert self._learner is not None
-        with self._metrics.histogram("rlvr_checkpoint_seconds").time():
-            self._learner.save_checkpoint(checkpoints, Version(step=step))
+        assert self._checkpoints is not None
+        self._checkpoints.finish()
+        while self._learner.version.step > (self._checkpoints.newest or Version()).step:
+            self._checkpoints.begin(self._learner.export())
+            self._checkpoints.finish()  # raises at the second failure
 
     def _is_checkpoint(self, step: int) -> bool:
         run = self._config.run
         return step == run.num_steps or (run.checkpoint_every_steps > 0 and step % run.checkpoint_every_steps == 0)
+
+    def _announce(self, broadcast: BroadcastReport) -> None:
+        measure_broadcast(self._metrics, broadcast)
+        if not broadcast.is_repeat:
+            self._news.put(Published(version=broadcast.version, bytes_sent=broadcast.bytes_sent, seconds=broadcast.seconds, digest=broadcast.digest))
+
+    def _tell_of_members(self, membership: Membership) -> None:
+        measure_membership(self._metrics, membership)
+        self._news.put(membership)
+
+    def _tell_of_checkpoint(self, news: Saved | SaveFailed) -> None:
+        measure_checkpoint(self._metrics, news)
+        self._news.put(news)
