@@ -107,6 +107,7 @@ class WorkerPool:
         self._lost_at: dict[str, float] = {}
         self._changed = asyncio.Event()
         self._placed = asyncio.Event()
+        self._is_over = False
         self.fails_fast = True
         """Until the run has stood: then the first failure ends it, and no crash loop is waited for."""
 
@@ -147,7 +148,7 @@ class WorkerPool:
         async with asyncio.TaskGroup() as keepers:
             while True:
                 self._changed.clear()
-                for replica in self._places.keys() - self._keepers.keys():
+                for replica in () if self._is_over else self._places.keys() - self._keepers.keys():
                     self._keepers[replica] = keepers.create_task(self._keep(replica), name=f"keep {replica}")
                 for worker in self.standing:
                     if not worker.is_leaving and worker.replica not in self._places:
@@ -191,6 +192,7 @@ class WorkerPool:
                 else:
                     await self._bury(worker, None)
                 if end and end != LEFT:
+                    self._is_over = True
                     return
         finally:
             self._keepers.pop(replica, None)
