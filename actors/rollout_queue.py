@@ -3,20 +3,42 @@
 Owns the slots and the staleness bound. Called by generators, verifiers and the learner; calls nobody. Knows no Ray, no torch, no tokenizer.
 A slot is taken at the lease and given back when weights that trained its rollout are applied, or when the rollout is dropped or its lease ends
 without it. Groups are opened and sampled oldest first, so whatever comes back finds a slot before anything younger does.
+Each method decides, makes the entry that says what happens, and lets `actors.queue.state` do it; `replay` does the same entries again. Publication
+frees slots, only `commit` makes batches final: after a roll-back those since the checkpoint are handed out again, the same ones.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
-from actors.queue.desks import SamplingDesk, VerifyingDesk
-from actors.queue.groups import HELD_STATES, Group, GroupBook, Member, MemberState, OneGroup, Planner
+from actors.journal.entries import (
+    Accepted,
+    Applied,
+    BegunAgain,
+    Change,
+    Committed,
+    Dropped,
+    Ended,
+    Ending,
+    HandedOut,
+    Judged,
+    Leased,
+    Refused,
+    RolledBack,
+    Snapshot,
+    Unfit,
+)
+from actors.queue.batches import BatchBook
+from actors.queue.desks import MAX_LOST_VERIFIERS, SAMPLING, VERIFYING, SamplingDesk, VerifyingDesk
+from actors.queue.groups import Group, GroupBook, Member, MemberState, OneGroup, Planner
 from actors.queue.ledger import Ledger
-from actors.queue.records import PutResult, QueueCounts, RefuseReason
+from actors.queue.records import LeaseStatus, PutResult, QueueCounts, RefuseReason
 from actors.queue.slots import Slots
+from actors.queue.state import QueueState, Recall
 from rlvr.errors import Closed, QueueError
-from rlvr.records import Batch, DropReason, Lease, Rollout, Unverified, Verdict, VerdictKind, Version
+from rlvr.records import Batch, DropReason, JudgedRollout, Lease, Partial, PartialFate, Rollout, Unverified, Verdict, VerdictKind, Version
 from rlvr.seeds import derive_seed
 from rlvr.staleness import oldest_allowed_step, staleness
 
@@ -24,7 +46,9 @@ Order = Literal["admission", "completion", "window"]
 
 
 class RolloutQueue:
-    """The plain queue; one thread calls it. Every method but `counts`, `check`, `applied`, `lost`, `expire` and `close` raises Closed once closed."""
+    """The plain queue; one thread calls it. Every method but `counts`, `check`, `applied`, `lost`, `expire`, `close` and those of the replay raises
+    Closed once closed.
+    """
 
     def __init__(
         self,
@@ -47,23 +71,22 @@ class RolloutQueue:
         incarnation: int = 0,
         lineage: int = 0,
         clock: Callable[[], float] = time.monotonic,
+        record: Callable[[Change], None] = lambda _: None,
+        is_forgetful: bool = False,
     ) -> None:
         """prompts: token ids by problem id; golds: gold answers by problem id. Without a planner each step is one group of one nameless problem.
 
         resample_grace_s: how long after the learner first asked for its step a group's excluded members are still sampled again; each at most
-        `max_resamples` times. The clock has no say in deterministic mode.
+        `max_resamples` times. The clock has no say in deterministic mode. record: takes each change, in order; at a replay it is not called.
+        is_forgetful: rollouts of old batches are `recalled` by the caller and not kept.
         """
         if rollouts_per_step < 1 or max_staleness < 0:
             raise ValueError(f"rollouts_per_step {rollouts_per_step} must be >= 1 and max_staleness {max_staleness} >= 0")
         if deterministic and (max_staleness or order != "admission"):
             raise ValueError(f"deterministic mode needs max_staleness 0 and order admission, got {max_staleness} and {order}")
-        self._max_staleness = max_staleness
+        self._max_staleness, self._num_steps, self._lease_s = max_staleness, num_steps, lease_s
         self._window = {"admission": 0.0, "completion": math.inf, "window": float(window)}[order]
-        self._deterministic = deterministic
-        self._seed = seed
-        self._lineage = lineage
-        self._lease_s = lease_s
-        self._num_steps = num_steps
+        self._deterministic, self._seed, self._record = deterministic, seed, record
         nameless = OneGroup(rollouts_per_step)
         self._prompts = {nameless.problem_id: ()} if prompts is None else {problem: tuple(ids) for problem, ids in prompts.items()}
         self._golds = {nameless.problem_id: ""} if golds is None else dict(golds)
@@ -75,32 +98,33 @@ class RolloutQueue:
         self._sampling = SamplingDesk(self._ledger, incarnation=incarnation, lease_s=lease_s, max_staleness=max_staleness)
         excluded = {kind for kind in VerdictKind if kind.is_ours or (kind is VerdictKind.UNDECIDED and undecided == "exclude")}
         self._verifying = VerifyingDesk(self._ledger, incarnation=incarnation, lease_s=verify_lease_s, golds=self._golds, excluded=excluded)
-        self._batches: dict[int, Batch] = {}
-        self._step = 0
+        self._batches = BatchBook(lineage=lineage, is_forgetful=is_forgetful)
+        self._state = QueueState(
+            ledger=self._ledger, sampling=self._sampling, verifying=self._verifying, batches=self._batches, open_step=self._open_step
+        )
         self._asked_step = 0
-        self._applied_step = 0
         self._is_closed = False
 
     # --- generators
 
     def lease(self, n: int, *, generator: str, applied: Version) -> Lease | None:
-        """Up to n completions of the oldest group that wants some, for a generator that has applied `applied`; None where there is no work for it.
+        """Up to n completions of one group, for a generator that has applied `applied`; None where there is no work for it.
 
-        There is none while all slots are taken, beyond the last step, or where that generator is too far behind. In deterministic mode all
-        pending completions of the group, whatever n.
+        What a generator that left had begun comes first, else the oldest group that wants some. There is none while all slots are taken, beyond
+        the last step, while batches are handed out again, or where that generator is too far behind. In deterministic mode all pending completions
+        of the group, whatever n.
         """
         self._require_open()
         if n < 1:
             raise ValueError(f"a lease is of at least one completion, got {n}")
         self.applied(applied, generator=generator)
-        group = self._book.next_to_sample() if self._slots.free else None
-        if group is None and self._slots.free:
-            self._open_step()
-            group = self._book.next_to_sample()
-        if group is None or applied.step < oldest_allowed_step(self._training_step(group), self._max_staleness):
+        if self._batches.is_behind or self._slots.free <= 0:
             return None
-        wanted = group.plan.size if self._deterministic else n
-        return self._give(group, self._book.take_pending(group, min(wanted, self._slots.free)), generator)
+        for group in self._groups_to_sample():
+            if applied.step >= oldest_allowed_step(self._training_step(group), self._max_staleness):
+                wanted = group.plan.size if self._deterministic else n
+                return self._give(group, self._book.pending_of(group, min(wanted, self._slots.free)), generator)
+        return None
 
     def leases(self, n: int, *, generator: str, applied: Version) -> Sequence[Lease]:
         """Leases of up to n completions together, of several groups where one does not hold as many; the whole step in deterministic mode."""
@@ -116,85 +140,167 @@ class RolloutQueue:
         Raises QueueError where a member's results keep being unfit: the generator is broken.
         """
         self._require_open()
-        results = [PutResult(rollout.id, self._take(rollout)) for rollout in rollouts]
-        self._tally.refused.update(result.refused for result in results if result.refused is not None)
-        self._tally.check(self._slots.held)
-        return results
+        return self._results("rollout", [PutResult(rollout.id, self._take(rollout)) for rollout in rollouts])
 
-    def hand_back(self, lease_id: str) -> int:
-        """A generator will not finish this lease: what is left of it is sampled again. Returns how many completions that is."""
+    def hand_back(self, lease_id: str, partials: Sequence[Partial] = ()) -> int:
+        """A generator will not finish this lease: what is left of it is done by others. Returns how many completions that is.
+
+        partials: what it has of them; each is continued by whoever samples its place next, unless it would be too old to train by then.
+        """
         self._require_open()
-        return self._sampling.end(lease_id, "handed_back")
+        members = self._sampling.leases.members(lease_id)
+        fates = [(partial, self._fate(partial, lease_id, members)) for partial in partials]
+        kept = tuple(partial for partial, fate in fates if fate is PartialFate.CONTINUED)
+        discarded = Counter(fate.value for _, fate in fates if fate is not PartialFate.CONTINUED)
+        return len(self._end(SAMPLING, lease_id, "handed_back", partials=kept, discarded=discarded))
 
     def applied(self, version: Version, *, generator: str) -> None:
-        """A generator samples from `version` now: the slots of its step and of all earlier ones come back.
+        """A generator samples from `version` now: the slots of its step and of all earlier ones come back, if it is of the present lineage.
 
         Raises QueueError where no batch of that step was ever handed out.
         """
-        if version.step > self._step:
-            raise QueueError(f"generator {generator} applied version {version}, but step {self._step} is the last one that was handed out")
-        if version.step <= self._applied_step:
-            return
-        self._applied_step = version.step
-        self._slots.release(version.step)
-        for step in [step for step in self._batches if step < min(version.step, self._step)]:
-            del self._batches[step]
+        if not self._is_made(version):
+            raise QueueError(
+                f"generator {generator} applied version {version}, but step {self._batches.step} is the last "
+                f"one that was handed out in lineage {self._batches.lineage}"
+            )
+        is_newer = version.lineage == self._batches.lineage and version.step > self._state.applied_step
+        if is_newer and not self._is_closed:
+            self._do(Applied(lineage=version.lineage, step=version.step, generator=generator))
 
     # --- verifiers
 
     def lease_unverified(self, n: int, *, verifier: str) -> Sequence[Unverified]:
         """Up to n answers for a verifier, under one lease; the oldest accepted ones first."""
         self._require_open()
-        return self._verifying.give(n, worker=verifier)
+        rollouts = [member.accepted for member in self._verifying.next_waiting(n)]
+        if not rollouts:
+            return ()
+        lease_id = self._verifying.leases.next_id()
+        self._do(Leased(kind=VERIFYING, lease_id=lease_id, worker=verifier, step=0, rollout_ids=tuple(rollout.id for rollout in rollouts)))
+        return [self._verifying.unverified(rollout, lease_id) for rollout in rollouts]
 
     def put_verdicts(self, verdicts: Iterable[Verdict]) -> Sequence[PutResult]:
         """Take verdicts; a late one of a gone lease is refused. A rollout without a reward of its own is dropped and its place sampled again."""
         self._require_open()
-        results = [PutResult(verdict.rollout_id, self._verifying.take(verdict)) for verdict in verdicts]
-        self._tally.refused_verdicts.update(result.refused for result in results if result.refused is not None)
-        self._tally.check(self._slots.held)
-        return results
+        return self._results("verdict", [PutResult(verdict.rollout_id, self._judge(verdict)) for verdict in verdicts])
 
     # --- the learner
 
-    def next_batch(self, step: int) -> Batch | None:
+    def next_batch(self, step: int, *, lineage: int | None = None) -> Batch | None:
         """The batch of `step`, the same one however often it is asked for; None until its groups are complete.
 
-        A batch is forgotten when weights of a later step are applied, the last one never. It may be empty, where everything was excluded as
-        undecided or dropped as stale: a step without an update. Raises QueueError for a step that is not the next one nor remembered, and
-        where every member was lost to faults of ours, which is no step but a broken verifier.
+        It is remembered until it is committed. It may be empty, where everything was excluded as undecided or dropped as stale: a step without an
+        update. Raises QueueError for a step that is not the next one nor remembered, for another lineage than the present one (None: any), where its
+        rollouts are `absent`, and where every member was lost to faults of ours, which is no step but a broken verifier.
         """
         self._require_open()
-        if step in self._batches:
-            return self._batches[step]
-        if step != self._step + 1 or (self._num_steps is not None and step > self._num_steps):
-            raise QueueError(f"batch {step} was asked for; step {self._step} was the last, and the run has {self._num_steps or 'no last'} step(s)")
-        if step > self._asked_step:
-            self._asked_step = step
-            self._ledger.mark_due(step)
-        chosen = self._choose_fresh(step)
-        return None if chosen is None else self._hand_out(step, chosen)
+        batches = self._batches
+        if lineage is not None and lineage != batches.lineage:
+            raise QueueError(f"batch {step} was asked for lineage {lineage}; the run went on as lineage {batches.lineage}")
+        if batches.is_out(step):
+            return self._batch(step)
+        if step != batches.step + 1 or (self._num_steps is not None and step > self._num_steps):
+            raise QueueError(f"batch {step} was asked for; step {batches.step} was the last, and the run has {self._num_steps or 'no last'} step(s)")
+        if step > batches.reached:
+            chosen = self._choose(step)
+            if chosen is None:
+                return None
+            self._hand_out(step, chosen)
+        else:
+            batch = self._batch(step)
+            before = batches.out[step]
+            self._do(HandedOut(step=step, lineage=batch.lineage, rollout_ids=before.rollout_ids, groups=before.groups, short=before.short))
+        return self._batch(step)
+
+    def absent(self, step: int) -> Sequence[str]:
+        """Ids of the rollouts that must be `recalled` before this batch is handed out again; none where all are here."""
+        is_absent = step in self._batches.out and self._batches.rollouts(step) is None
+        return self._batches.out[step].rollout_ids if is_absent else ()
+
+    def recalled(self, step: int, rollouts: Sequence[JudgedRollout]) -> None:
+        """The rollouts of an old batch, in its order."""
+        if step in self._batches.out:
+            self._batches.recalled(step, rollouts)
+
+    def commit(self, step: int) -> None:
+        """Every checkpoint that is kept covers the batches up to `step`: they are forgotten. Raises QueueError for a step beyond the last one."""
+        self._require_open()
+        self._batches.require_commit(step)
+        if step > self._batches.committed:
+            self._do(Committed(step=step))
+
+    def roll_back(self, step: int) -> int:
+        """The weights are those of the checkpoint of `step` again; returns the new lineage, in which later batches are handed out once more.
+
+        Leases stay valid and what is held stays held: it trains when the batches that were handed out before were so again.
+        Raises QueueError for a step that is committed away, or that was never reached.
+        """
+        self._require_open()
+        self._batches.require_roll_back(step)
+        self._do(RolledBack(step=step, lineage=self._batches.lineage + 1))
+        return self._batches.lineage
 
     # --- the clock and the controller
 
     def expire(self) -> int:
         """End the leases whose deadline has passed; returns how many members were given back. Raises QueueError where one keeps expiring."""
         now = self._ledger.clock()
-        sampling = sum(self._sampling.end(lease_id, "expired") for lease_id in self._sampling.leases.expired(now))
-        return sampling + sum(self._verifying.end(lease_id, "expired") for lease_id in self._verifying.leases.expired(now))
+        late = [member for lease_id in self._sampling.leases.expired(now) for member in self._end(SAMPLING, lease_id, "expired")]
+        verifying = [member for lease_id in self._verifying.leases.expired(now) for member in self._end(VERIFYING, lease_id, "expired")]
+        self._sampling.count_failures(late, self._sampling.not_back())
+        return len(late) + len(verifying)
 
-    def lost(self, worker: str) -> int:
-        """A generator or verifier is gone: all its leases end now. Returns how many members were given back."""
-        sampling = sum(self._sampling.end(lease_id, "lost") for lease_id in self._sampling.leases.of_worker(worker))
-        return sampling + sum(self._verifying.end(lease_id, "lost") for lease_id in self._verifying.leases.of_worker(worker))
+    def lost(self, worker: str, *, but: Sequence[str] = ()) -> int:
+        """A generator or verifier is gone: all its leases end now. Returns how many members were given back.
 
-    def close(self) -> None:
-        """End: what is held is dropped as `shutdown`, so that the final counts add up with nothing held; every lease is gone."""
+        but: leases that it does have; the others never reached it.
+        """
+        return sum(
+            len(self._end(kind, lease_id, "lost"))
+            for kind, table in ((SAMPLING, self._sampling.leases), (VERIFYING, self._verifying.leases))
+            for lease_id in table.of_worker(worker)
+            if lease_id not in but
+        )
+
+    def close(self, *, is_finished: bool = True) -> None:
+        """End: every lease is gone. What is held is dropped as `shutdown` where the run is finished, so that its final counts hold nothing; else it
+        stays, for a resume.
+        """
+        if self._is_closed:
+            return
         self._is_closed = True
-        self._sampling.leases.clear()
-        self._verifying.clear()
-        self._ledger.close()
+        self._end_all("closed")
+        for member in self._ledger.held() if is_finished else ():
+            self._drop(member, DropReason.SHUTDOWN, is_resampled=False)
+        self._do(Ending(is_finished=is_finished))
         self.check()
+
+    # --- after a crash
+
+    def replay(self, change: Change) -> None:
+        """What the journal says happened once more. Raises QueueError where it cannot have."""
+        self._state.do(change)
+
+    def snapshot(self) -> Snapshot:
+        """The whole state without the rollouts, for a compaction."""
+        return self._state.snapshot()
+
+    def restore(self, snapshot: Snapshot, recall: Recall) -> None:
+        """Begin with a snapshot, in place of all that came before it."""
+        self._state.restore(snapshot, recall)
+
+    def begin_again(self) -> None:
+        """After a replay: in deterministic mode a step that was not complete is sampled again whole, under other ids and the same seeds."""
+        if not self._deterministic:
+            return
+        self._end_all("restart")
+        for step in sorted({group.step for group in self._book.untrained.values() if group.unsettled}):
+            for member in [member for member in self._ledger.held() if member.group.step == step]:
+                self._drop(member, DropReason.INCOMPLETE, is_resampled=True)
+            self._do(BegunAgain(step=step))
+
+    # --- what it knows
 
     @property
     def is_closed(self) -> bool:
@@ -202,29 +308,43 @@ class RolloutQueue:
 
     @property
     def step(self) -> int:
-        """The last step whose batch was handed out."""
-        return self._step
+        """The last step whose batch was handed out in this lineage."""
+        return self._batches.step
+
+    @property
+    def reached(self) -> int:
+        """The last step whose batch was ever handed out."""
+        return self._batches.reached
+
+    @property
+    def lineage(self) -> int:
+        return self._batches.lineage
+
+    def lease_status(self) -> Sequence[LeaseStatus]:
+        """All live leases."""
+        now = self._ledger.clock()
+        return [*self._sampling.leases.status(now), *self._verifying.leases.status(now)]
 
     def oldest_held_s(self) -> float:
         """Age of the oldest rollout that is accepted, and neither trained nor dropped; 0 where there is none."""
-        held_since = [member.accepted_at for member in self._ledger.members() if member.state in HELD_STATES]
+        held_since = [member.accepted_at for member in self._ledger.held()]
         return self._ledger.clock() - min(held_since) if held_since else 0.0
 
     def counts(self) -> QueueCounts:
         """Where everything is. Raises QueueError where it does not add up."""
         self._tally.check(self._slots.held)
         leases = {table.kind: table.issued for table in (self._sampling.leases, self._verifying.leases)}
-        return self._tally.counts(self._slots, step=self._step, applied_step=self._applied_step, leases=leases)
+        return self._tally.counts(self._slots, step=self.step, applied_step=self._state.applied_step, lineage=self.lineage, leases=leases)
 
     def check(self) -> None:
         """Recount everything from the members. Raises QueueError where the books differ from them."""
-        self._ledger.check()
-        self._verifying.check()
-        for state, leases in ((MemberState.LEASED, self._sampling.leases), (MemberState.VERIFYING, self._verifying.leases)):
-            if leases.outstanding() != self._slots.by_state[state]:
-                raise QueueError(f"{self._slots.by_state[state]} members are {state}, {leases.outstanding()} are under a lease")
+        self._state.check()
 
     # --- inside
+
+    def _do(self, change: Change) -> None:
+        self._state.do(change)
+        self._record(change)
 
     def _open_step(self) -> None:
         groups = self._book.open_step()
@@ -235,64 +355,134 @@ class RolloutQueue:
                 raise QueueError(f"step {group.step} plans problem {group.plan.problem_id!r}, which has no prompt or no gold answer here")
         self._ledger.mark_due(self._asked_step)
 
+    def _groups_to_sample(self) -> Iterator[Group]:
+        to_continue = self._book.next_to_continue()
+        if to_continue is not None:
+            yield to_continue
+        oldest = self._book.next_to_sample()
+        if oldest is None:
+            self._open_step()
+            oldest = self._book.next_to_sample()
+        if oldest is not None:
+            yield oldest
+
     def _training_step(self, group: Group) -> int:
         """The step that will train a group, as far as that is known: never earlier than the next one."""
-        return max(group.step, self._step + 1)
+        return max(group.step, self._batches.reached + 1)
+
+    def _is_made(self, version: Version) -> bool:
+        """Whether there can be such weights: of this lineage up to its step, of earlier ones up to the last step ever reached."""
+        batches = self._batches
+        return version.lineage <= batches.lineage and version.step <= (batches.step if version.lineage == batches.lineage else batches.reached)
 
     def _give(self, group: Group, members: Sequence[Member], generator: str) -> Lease:
         step = self._training_step(group)
-        rollout_ids = tuple(member.rollout_id for member in members)
+        ids = tuple(member.rollout_id for member in members)
+        partials = self._sampling.continued(members, step=step)
+        lease_id, continued = self._sampling.leases.next_id(), tuple(partial.rollout_id for partial in partials)
+        self._do(Leased(kind=SAMPLING, lease_id=lease_id, worker=generator, step=step, rollout_ids=ids, continued=continued))
         return Lease(
-            id=self._sampling.give(members, step=step, worker=generator),
+            id=lease_id,
             problem_id=group.plan.problem_id,
             group_id=group.plan.group_id,
-            rollout_ids=rollout_ids,
+            rollout_ids=ids,
             prompt_ids=self._prompts[group.plan.problem_id],
             step=step,
-            seeds=tuple(derive_seed(self._seed, "rollout", rollout_id) for rollout_id in rollout_ids) if self._deterministic else None,
+            seeds=tuple(derive_seed(self._seed, "rollout", member.draw_id) for member in members) if self._deterministic else None,
             deadline_s=self._lease_s,
+            partials=partials,
         )
 
     def _take(self, rollout: Rollout) -> RefuseReason | None:
-        taken = self._sampling.take(rollout, made_step=self._step)
-        if isinstance(taken, RefuseReason):
-            return taken
-        self._verifying.add(taken)
+        found = self._sampling.leases.find(rollout.lease_id, rollout.id)
+        if isinstance(found, RefuseReason):
+            return found
+        reason = self._sampling.misfit(rollout, found, is_made=self._is_made)
+        if reason is None:
+            self._do(Accepted(rollout=rollout))
+        else:
+            self._do(Unfit(lease_id=rollout.lease_id, rollout_id=rollout.id, reason=reason.value))
+            self._sampling.count_failures([found], f"came back unfit ({reason})")
+        return reason
+
+    def _judge(self, verdict: Verdict) -> RefuseReason | None:
+        found = self._verifying.leases.find(verdict.lease_id, verdict.rollout_id)
+        if isinstance(found, RefuseReason):
+            return found
+        if self._verifying.is_excluded(verdict):
+            self._drop(found, DropReason.EXCLUDED, verdict=verdict, is_ours=verdict.kind.is_ours)
+        else:
+            self._do(Judged(verdict=verdict))
         return None
 
-    def _choose_fresh(self, step: int) -> Sequence[Group] | None:
+    def _drop(
+        self, member: Member, reason: DropReason, *, is_ours: bool = False, is_resampled: bool | None = None, verdict: Verdict | None = None
+    ) -> None:
+        """is_resampled: None where that is decided by the member's age and its resamples."""
+        again = self._ledger.is_worth_another(member) if is_resampled is None else is_resampled
+        num_tokens = member.accepted.num_tokens
+        id_ = member.rollout_id
+        self._do(Dropped(rollout_id=id_, reason=reason, is_resampled=again, is_ours=is_ours, num_tokens=num_tokens, verdict=verdict))
+
+    def _end(
+        self, kind: str, lease_id: str, cause: str, *, partials: tuple[Partial, ...] = (), discarded: Mapping[str, int] | None = None
+    ) -> Sequence[Member]:
+        """End a lease without its work; returns the members that others work on. An answer that takes its verifiers with it is dropped."""
+        table = self._sampling.leases if kind == SAMPLING else self._verifying.leases
+        members = list(table.members(lease_id).values())
+        if members:
+            self._do(Ended(kind=kind, lease_id=lease_id, cause=cause, partials=partials, discarded=dict(discarded or {})))
+        for member in [member for member in members if member.lost_verifiers >= MAX_LOST_VERIFIERS]:
+            self._drop(member, DropReason.EXCLUDED, is_ours=True)
+        return members
+
+    def _end_all(self, cause: str) -> None:
+        for kind, table in ((SAMPLING, self._sampling.leases), (VERIFYING, self._verifying.leases)):
+            for lease_id in table.live():
+                self._end(kind, lease_id, cause)
+
+    def _fate(self, partial: Partial, lease_id: str, members: Mapping[str, Member]) -> PartialFate:
+        member = members.get(partial.rollout_id)
+        if member is None or self._deterministic or not all(self._is_made(span.version) for span in partial.spans):
+            return PartialFate.UNFIT
+        return PartialFate.TOO_OLD if self._sampling.is_too_old(partial.oldest_version, self._training_step(member.group)) else PartialFate.CONTINUED
+
+    def _results(self, kind: str, results: Sequence[PutResult]) -> Sequence[PutResult]:
+        refused = Counter(result.refused.value for result in results if result.refused is not None)
+        if refused:
+            self._do(Refused(kind=kind, counts=dict(refused)))
+        self._tally.check(self._slots.held)
+        return results
+
+    def _choose(self, step: int) -> Sequence[Group] | None:
         """The complete groups of a batch, without a rollout that would exceed the bound: such a one is dropped first."""
+        if step > self._asked_step:
+            self._asked_step = step
+            self._ledger.mark_due(step)
         while (chosen := self._book.choose(step, self._window)) is not None:
             verified = [member for group in chosen for member in group.members if member.state is MemberState.VERIFIED]
             stale = [member for member in verified if staleness(step, member.accepted.oldest_version) > self._max_staleness]
             if not stale:
                 return chosen
             for member in stale:
-                self._book.unsettle(member.group)
-                self._ledger.drop(member, DropReason.STALE, is_ours=False)
+                self._drop(member, DropReason.STALE)
         return None
 
-    def _hand_out(self, step: int, chosen: Sequence[Group]) -> Batch:
+    def _hand_out(self, step: int, chosen: Sequence[Group]) -> None:
         places = [member for group in chosen for member in group.members]
         if all(member.state is MemberState.CLOSED and member.is_ours for member in places):
             raise QueueError(f"all {len(places)} rollouts of step {step} were lost to faults of the verifiers (timeout, sandbox): see their log")
-        members = sorted((member for member in places if member.state is MemberState.VERIFIED), key=lambda member: member.rollout_id)
-        batch = Batch(
-            step=step,
-            lineage=self._lineage,
-            rollouts=tuple(member.judged for member in members),
-            prompts={member.group.plan.problem_id: self._prompts[member.group.plan.problem_id] for member in members},
-            short=len(places) - len(members),
-        )
-        self._book.train(step, chosen)
-        self._slots.train(step, members)
-        self._tally.consume(step, batch.rollouts)
-        self._tally.short_groups += sum(any(member.state is MemberState.CLOSED for member in group.members) for group in chosen)
-        self._tally.short_members += batch.short
-        self._step = step
-        self._batches[step] = batch
+        ids = tuple(sorted(member.rollout_id for member in places if member.state is MemberState.VERIFIED))
+        groups = tuple(group.plan.group_id for group in chosen)
+        self._do(HandedOut(step=step, lineage=self.lineage, rollout_ids=ids, groups=groups, short=len(places) - len(ids)))
         self._tally.check(self._slots.held)
-        return batch
+
+    def _batch(self, step: int) -> Batch:
+        rollouts = self._batches.rollouts(step)
+        if rollouts is None:
+            raise QueueError(f"the rollouts of batch {step} are not in memory any more, and were not recalled")
+        prompts = {judged.rollout.problem_id: self._prompts[judged.rollout.problem_id] for judged in rollouts}
+        return Batch(step=step, lineage=self.lineage, rollouts=rollouts, prompts=prompts, short=self._batches.out[step].short)
 
     def _require_open(self) -> None:
         if self._is_closed:

@@ -7,12 +7,13 @@ A member is a place in a group; it is sampled anew, under another rollout id, ea
 import enum
 import heapq
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from actors.journal.entries import GroupFacts, MemberFacts
 from rlvr.errors import QueueError
-from rlvr.records import JudgedRollout, Rollout, Verdict
+from rlvr.records import JudgedRollout, Partial, Rollout, Verdict
 from rlvr.step_plan import GroupPlan
 
 
@@ -47,6 +48,11 @@ SLOT_STATES = (MemberState.LEASED, MemberState.GENERATED, MemberState.VERIFYING,
 HELD_STATES = (MemberState.GENERATED, MemberState.VERIFYING, MemberState.VERIFIED)
 
 
+def place_id(step: int, place: int, number: int, times: int) -> str:
+    """A place in a group, and how often it was sampled before."""
+    return f"{step:06d}/{place:04d}/{number:04d}/{times:02d}"
+
+
 @dataclass(slots=True, eq=False)
 class Member:
     """One place in a group. `attempt` counts the leases that brought no rollout to train."""
@@ -61,6 +67,8 @@ class Member:
     """Sampling leases of this place that expired or came back unfit."""
     step: int = 0
     """The step that its present lease names."""
+    lease_id: str = ""
+    """Its present lease by a verifier."""
     lost_verifiers: int = 0
     """Verifiers that did not come back with this rollout's verdict."""
     is_ours: bool = False
@@ -68,11 +76,18 @@ class Member:
     accepted_at: float = 0.0
     rollout: Rollout | None = None
     verdict: Verdict | None = None
+    partial: Partial | None = None
+    """What a generator that left has of it, until a rollout is accepted or it is too old."""
 
     @property
     def rollout_id(self) -> str:
         """step/group/member/attempt; sorts in admission order."""
-        return f"{self.group.step:06d}/{self.group.place:04d}/{self.number:04d}/{self.attempt:02d}"
+        return place_id(self.group.step, self.group.place, self.number, self.attempt)
+
+    @property
+    def draw_id(self) -> str:
+        """What a deterministic draw depends on: the place and its resamples, not how often its work was lost."""
+        return place_id(self.group.step, self.group.place, self.number, self.resamples)
 
     @property
     def accepted(self) -> Rollout:
@@ -96,8 +111,8 @@ class Group:
     """Its position in that step."""
     plan: GroupPlan
     members: tuple[Member, ...] = ()
-    pending: list[int] = field(default_factory=list)
-    """Heap of the numbers of members that nobody samples."""
+    pending: set[int] = field(default_factory=set)
+    """Numbers of the members that nobody samples."""
     unsettled: int = 0
     """Members that are neither verified nor closed."""
     passed: int = 0
@@ -109,7 +124,7 @@ class Group:
 
     def __post_init__(self) -> None:
         self.members = tuple(Member(self, number) for number in range(self.plan.size))
-        self.pending = list(range(self.plan.size))
+        self.pending = set(range(self.plan.size))
         self.unsettled = len(self.members)
 
 
@@ -126,6 +141,9 @@ class GroupBook:
     _completions: int = 0
     _to_sample: list[int] = field(default_factory=list)
     """Heap of serials of groups that may have a pending member."""
+    _to_continue: list[int] = field(default_factory=list)
+    """Heap of serials of groups that may have a pending member with a partial."""
+    _by_place: dict[tuple[int, int], Group] = field(default_factory=dict)
     _num_groups: dict[int, int] = field(default_factory=dict)
 
     def open_step(self) -> Sequence[Group]:
@@ -141,22 +159,46 @@ class GroupBook:
         groups = [Group(self._serial + place, step, place, plan) for place, plan in enumerate(plans)]
         self._serial += len(groups)
         for group in groups:
-            self.untrained[group.serial] = group
-            heapq.heappush(self._to_sample, group.serial)
+            self._admit(group)
         self._num_groups[step] = len(groups)
         return groups
+
+    def find(self, rollout_id: str) -> Member:
+        """The untrained member that has this rollout id now. Raises QueueError where there is none."""
+        step, place, number, _ = (int(part) for part in rollout_id.split("/"))
+        group = self._by_place.get((step, place))
+        if group is None or number >= len(group.members) or group.members[number].rollout_id != rollout_id:
+            raise QueueError(f"no untrained member has the rollout id {rollout_id}")
+        return group.members[number]
 
     def sample_again(self, member: Member) -> None:
         """A member is pending once more, under its next rollout id."""
         member.attempt += 1
         member.rollout = member.verdict = None
         member.lost_verifiers = 0
-        heapq.heappush(member.group.pending, member.number)
+        member.group.pending.add(member.number)
         heapq.heappush(self._to_sample, member.group.serial)
+        if member.partial is not None:
+            heapq.heappush(self._to_continue, member.group.serial)
 
-    def take_pending(self, group: Group, n: int) -> Sequence[Member]:
-        """Up to n pending members of a group, by number."""
-        return [group.members[heapq.heappop(group.pending)] for _ in range(min(n, len(group.pending)))]
+    def pending_of(self, group: Group, n: int) -> Sequence[Member]:
+        """Up to n pending members of a group: those with a partial first, then by number."""
+        pending = sorted((group.members[number] for number in group.pending), key=lambda member: (member.partial is None, member.number))
+        return pending[:n]
+
+    def take(self, members: Iterable[Member]) -> None:
+        """These pending members are being sampled."""
+        for member in members:
+            member.group.pending.remove(member.number)
+
+    def next_to_continue(self) -> Group | None:
+        """The oldest opened group with a pending member that has a partial."""
+        while self._to_continue:
+            group = self.untrained.get(self._to_continue[0])
+            if group is not None and any(group.members[number].partial is not None for number in group.pending):
+                return group
+            heapq.heappop(self._to_continue)
+        return None
 
     def next_to_sample(self) -> Group | None:
         """The oldest opened group with a pending member."""
@@ -191,8 +233,8 @@ class GroupBook:
         """Recount. Raises QueueError where a group's books differ from its members."""
         for group in self.untrained.values():
             unsettled = sum(member.state not in (MemberState.VERIFIED, MemberState.CLOSED) for member in group.members)
-            pending = sorted(member.number for member in group.members if member.state is MemberState.PENDING)
-            is_booked = (group.unsettled, sorted(group.pending), group.completed is None) == (unsettled, pending, unsettled > 0)
+            pending = {member.number for member in group.members if member.state is MemberState.PENDING}
+            is_booked = (group.unsettled, group.pending, group.completed is None) == (unsettled, pending, unsettled > 0)
             if not is_booked:
                 raise QueueError(f"group {group.serial} books {group.unsettled} unsettled, {group.pending} pending; has {unsettled}, {pending}")
 
@@ -201,10 +243,81 @@ class GroupBook:
         del self._num_groups[step]
         for group in chosen:
             del self.untrained[group.serial]
+            del self._by_place[group.step, group.place]
             for older in self.untrained.values():
                 if older.serial > group.serial:
                     break
                 older.passed += 1
+
+    def of_ids(self, group_ids: Iterable[str]) -> Sequence[Group]:
+        """Untrained groups by the ids of their plans, in the order asked. Raises QueueError where one is not there."""
+        by_id = {group.plan.group_id: group for group in self.untrained.values()}
+        try:
+            return [by_id[group_id] for group_id in group_ids]
+        except KeyError as error:
+            raise QueueError(f"group {error} is not there, or is trained") from error
+
+    def begin_again(self, step: int) -> None:
+        """Every place of a step is as when it was opened, but for the ids that it has used. None of them may be accepted or leased."""
+        for group in [group for group in self.untrained.values() if group.step == step]:
+            for member in group.members:
+                member.resamples, member.is_ours, member.partial = 0, False, None
+                if member.state is MemberState.CLOSED:
+                    member.state = MemberState.PENDING
+                    self.unsettle(group)
+                    self.sample_again(member)
+
+    # --- a snapshot
+
+    def facts(self) -> tuple[GroupFacts, ...]:
+        return tuple(_facts_of(group) for group in self.untrained.values())
+
+    def counters(self) -> dict[str, int]:
+        """What the book counts, by the snapshot's fields."""
+        return {"opened_step": self.opened_step, "next_serial": self._serial, "completions": self._completions}
+
+    def num_groups(self) -> dict[str, int]:
+        """Groups planned for each step that was opened and not trained."""
+        return {str(step): number for step, number in self._num_groups.items()}
+
+    def restore(self, facts: Iterable[GroupFacts], num_groups: Mapping[str, int], *, opened_step: int, next_serial: int, completions: int) -> None:
+        """The groups of a snapshot; their rollouts and verdicts are given to their members by the caller."""
+        self.opened_step, self._serial, self._completions = opened_step, next_serial, completions
+        self._num_groups = {int(step): number for step, number in num_groups.items()}
+        for of_one in facts:
+            self._admit(_group_of(of_one, self.planner.groups_of_step(of_one.step)[of_one.place]))
+
+    def _admit(self, group: Group) -> None:
+        self.untrained[group.serial] = group
+        self._by_place[group.step, group.place] = group
+        heapq.heappush(self._to_sample, group.serial)
+        heapq.heappush(self._to_continue, group.serial)
+
+
+def _facts_of(group: Group) -> GroupFacts:
+    members = tuple(
+        MemberFacts(
+            state=member.state.value,
+            attempt=member.attempt,
+            resamples=member.resamples,
+            step=member.step,
+            lost_verifiers=member.lost_verifiers,
+            is_ours=member.is_ours,
+            partial=member.partial,
+        )
+        for member in group.members
+    )
+    return GroupFacts(serial=group.serial, step=group.step, place=group.place, passed=group.passed, completed=group.completed, members=members)
+
+
+def _group_of(facts: GroupFacts, plan: GroupPlan) -> Group:
+    group = Group(facts.serial, facts.step, facts.place, plan, passed=facts.passed, completed=facts.completed)
+    for member, of_one in zip(group.members, facts.members, strict=True):
+        member.state, member.attempt, member.resamples = MemberState(of_one.state), of_one.attempt, of_one.resamples
+        member.step, member.lost_verifiers, member.is_ours, member.partial = of_one.step, of_one.lost_verifiers, of_one.is_ours, of_one.partial
+    group.pending = {member.number for member in group.members if member.state is MemberState.PENDING}
+    group.unsettled = sum(member.state not in (MemberState.VERIFIED, MemberState.CLOSED) for member in group.members)
+    return group
 
 
 def choose_groups(untrained: Iterable[Group], num_groups: int, window: float) -> Sequence[Group] | None:

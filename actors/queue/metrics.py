@@ -1,9 +1,10 @@
 """The queue's metrics, set from its counts.
 
-Owns how `QueueCounts` becomes the catalogue's queue metrics. Called by the queue's service, after each change that counts; decides nothing.
+Owns how `QueueCounts` becomes the catalogue's queue metrics. Called by the queue's service, after each change that counts, and by the journal's
+thread; decides nothing. A counter follows the queue's own total, so that a queue that has replayed goes on counting where the last one ended.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from actors.queue.records import QueueCounts
 from rlvr.metrics import Registry, Role, SlotState
@@ -21,10 +22,24 @@ SHOWN_AS = {
 class QueueMetrics:
     """One queue's registry and the counts that it last showed."""
 
-    def __init__(self, counts: QueueCounts) -> None:
+    def __init__(self) -> None:
         self.registry = Registry(Role.QUEUE, "queue")
-        self._shown = counts
+
+    def opened(self, counts: QueueCounts, *, incarnation: int, torn_bytes: int) -> None:
+        """The queue has replayed."""
         self.registry.gauge("rlvr_slots_limit").set(counts.capacity)
+        self.registry.gauge("rlvr_queue_incarnation").set(incarnation)
+        self.registry.counter("rlvr_journal_torn_bytes_total").inc(torn_bytes)
+        self.show(counts, oldest_held_s=0.0, journal_bytes=0)
+
+    def committed(self, num_bytes: int, seconds: float) -> None:
+        """One group commit of the journal is durable."""
+        self.registry.counter("rlvr_journal_bytes_total").inc(num_bytes)
+        self.registry.histogram("rlvr_journal_commit_seconds").observe(seconds)
+
+    def failed(self) -> None:
+        """A group commit could not be written, and is tried again."""
+        self.registry.counter("rlvr_journal_errors_total").inc()
 
     def accepted(self, rollouts: Iterable[Rollout]) -> None:
         for rollout in rollouts:
@@ -40,30 +55,26 @@ class QueueMetrics:
         """One more long poll for a lease, or one less."""
         self.registry.gauge("rlvr_generators_waiting").inc(change)
 
-    def show(self, counts: QueueCounts, *, oldest_held_s: float) -> None:
-        """Set the gauges, and move the counters by what has changed since the last time."""
-        before, self._shown = self._shown, counts
+    def show(self, counts: QueueCounts, *, oldest_held_s: float, journal_bytes: int) -> None:
+        """Set the gauges, and bring the counters to their totals."""
         for state, parts in SHOWN_AS.items():
             self.registry.gauge("rlvr_slots", state=state).set(sum(counts.slots[part] for part in parts))
         self.registry.gauge("rlvr_rollouts_held").set(counts.held)
         self.registry.gauge("rlvr_unverified_rollouts").set(counts.slots["generated"])
         self.registry.gauge("rlvr_queue_oldest_seconds").set(oldest_held_s)
-        self._move("rlvr_rollouts_accepted_total", counts.accepted - before.accepted)
-        self._move("rlvr_rollouts_trained_total", counts.consumed - before.consumed)
-        self._move("rlvr_rollouts_refused_total", _grown(counts.refused, before.refused))
-        self._move("rlvr_rollouts_missing_total", counts.short_members - before.short_members)
-        self._move("rlvr_leases_expired_total", _taken_back(counts) - _taken_back(before))
+        self.registry.gauge("rlvr_lineage").set(counts.lineage)
+        self.registry.gauge("rlvr_journal_size_bytes").set(journal_bytes)
+        self.registry.raise_to("rlvr_rollouts_accepted_total", counts.accepted)
+        self.registry.raise_to("rlvr_rollouts_trained_total", counts.consumed)
+        self.registry.raise_to("rlvr_rollouts_refused_total", sum(counts.refused.values()))
+        self.registry.raise_to("rlvr_rollouts_missing_total", counts.short_members)
+        self.registry.raise_to("rlvr_leases_expired_total", _taken_back(counts))
         for reason, number in counts.dropped.items():
-            self._move("rlvr_rollouts_dropped_total", number - before.dropped[reason], reason=reason)
+            self.registry.raise_to("rlvr_rollouts_dropped_total", number, reason=reason)
         for reason, number in counts.dropped_tokens.items():
-            self._move("rlvr_tokens_dropped_total", number - before.dropped_tokens[reason], reason=reason)
-
-    def _move(self, name: str, by: int, **labels: str) -> None:
-        self.registry.counter(name, **labels).inc(by)
-
-
-def _grown(now: Mapping[str, int], before: Mapping[str, int]) -> int:
-    return sum(now.values()) - sum(before.values())
+            self.registry.raise_to("rlvr_tokens_dropped_total", number, reason=reason)
+        for fate, number in counts.partials.items():
+            self.registry.raise_to("rlvr_partials_total", number, fate=fate)
 
 
 def _taken_back(counts: QueueCounts) -> int:

@@ -7,9 +7,11 @@ import enum
 
 import msgspec
 
+from actors.journal.journal import JournalFacts
+
 
 class RefuseReason(enum.StrEnum):
-    UNKNOWN_LEASE = "unknown_lease"  # never given, or given by another incarnation of the queue
+    UNKNOWN_LEASE = "unknown_lease"  # never given, or given by a queue that died before it was written down
     GONE_LEASE = "gone_lease"  # expired, lost, handed back, or finished
     DUPLICATE = "duplicate"  # this rollout is here already
     NOT_LEASED = "not_leased"  # the lease names another group, problem or other rollouts
@@ -30,7 +32,7 @@ class PutResult(msgspec.Struct, frozen=True):
 class QueueCounts(msgspec.Struct, frozen=True, kw_only=True):
     """The queue at one instant: accepted = consumed + dropped + held.
 
-    slots: rollouts by state (leased, generated, verifying, verified, training); their sum is at most `capacity`.
+    slots: rollouts by state (leased, generated, verifying, verified, training); their sum is at most `capacity` + `taken_again`.
     staleness: consumed rollouts by staleness, from 0 on. Lengths are completion tokens.
     """
 
@@ -70,6 +72,12 @@ class QueueCounts(msgspec.Struct, frozen=True, kw_only=True):
     mean_length_generated: float
     mean_length_trained: float
 
+    partials: dict[str, int] = {}
+    """Unfinished completions that leaving generators handed back, by what became of them."""
+    lineage: int = 0
+    taken_again: int = 0
+    """Slots in training beyond the capacity's account: batches that are handed out again after a roll-back."""
+
     @property
     def num_dropped(self) -> int:
         return sum(self.dropped.values())
@@ -85,6 +93,16 @@ class Producer(msgspec.Struct, frozen=True, kw_only=True):
     """True until its first call after it was announced."""
 
 
+class LeaseStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One live lease. members: those without a result so far. age_s: since it was given, or since the queue's last start."""
+
+    id: str
+    kind: str
+    worker: str
+    members: int
+    age_s: float
+
+
 class QueueStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What `firesteel status` and the controller read of a running queue."""
 
@@ -92,6 +110,12 @@ class QueueStatus(msgspec.Struct, frozen=True, kw_only=True):
     producers: tuple[Producer, ...]
     is_closed: bool
     metrics_port: int
+    lineage: int = 0
+    incarnation: int = 0
+    reached_step: int = 0
+    """The last step whose batch was ever handed out; above `counts.step` while batches are handed out again after a roll-back."""
+    leases: tuple[LeaseStatus, ...] = ()
+    journal: JournalFacts = JournalFacts()
 
 
 class QueueIdentity(msgspec.Struct, frozen=True, kw_only=True):

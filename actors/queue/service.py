@@ -8,81 +8,25 @@ Everybody who works for the queue calls it, or `beat`, more often than every `si
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
 
-import msgspec
-
+from actors.journal.journal import JournalFacts
+from actors.queue.bells import Bell, poll
+from actors.queue.desks import SAMPLING
 from actors.queue.metrics import QueueMetrics
+from actors.queue.opening import QueueSetup, open_queue
 from actors.queue.producers import GENERATOR, VERIFIER, Producers
 from actors.queue.records import QueueStatus
-from actors.rollout_queue import RolloutQueue
-from rlvr.config import Config
 from rlvr.errors import QueueError
-from rlvr.problems import Problem
-from rlvr.records import Batch, Rollout, Verdict, Version
-from rlvr.step_plan import StepPlanner
+from rlvr.records import Batch, JudgedRollout, Partial, Rollout, Verdict, Version
 from rlvr.wire import pack, unpack
+
+__all__ = ["QueueService", "QueueSetup"]
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-MAX_WAIT_S = 10.0
-"""No long poll is longer, so that a waiter is also heard of."""
 MAX_GAP_S = 2.0
 """What lies further apart than this between two looks at the heartbeats is a standstill of the queue itself."""
-
-
-class QueueSetup(msgspec.Struct, frozen=True, kw_only=True):
-    """What the queue is born with: the run's configuration, its training problems and their prompts' token ids by problem id."""
-
-    config: Config
-    problems: tuple[Problem, ...]
-    prompt_ids: dict[str, tuple[int, ...]]
-    incarnation: int = 0
-    lineage: int = 0
-    silence_s: float = 30.0
-    """A worker that is not heard of for so long loses its leases."""
-    start_s: float = 900.0
-    """A worker that was announced is waited for so long."""
-    tick_s: float = 0.5
-
-
-class Bell:
-    """Wakes who waits now; nothing is remembered for later. For one event loop."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-
-    def ring(self) -> None:
-        self._event.set()
-        self._event = asyncio.Event()
-
-    async def wait(self) -> None:
-        await self._event.wait()
-
-
-def build_queue(setup: QueueSetup, *, clock: Callable[[], float]) -> RolloutQueue:
-    """The plain queue of a run. Raises KeyError where a problem has no prompt ids."""
-    config = setup.config
-    planner = StepPlanner(setup.problems, config)
-    return RolloutQueue(
-        rollouts_per_step=planner.rollouts_per_step,
-        max_staleness=config.rollout.max_staleness,
-        planner=planner,
-        prompts={problem.id: setup.prompt_ids[problem.id] for problem in setup.problems},
-        golds={problem.id: problem.answer for problem in setup.problems},
-        num_steps=config.run.num_steps,
-        lease_s=config.queue.lease_s,
-        order=config.queue.order,
-        window=config.queue.window,
-        undecided=config.verifiers.undecided,
-        deterministic=config.run.deterministic,
-        seed=config.run.seed,
-        incarnation=setup.incarnation,
-        lineage=setup.lineage,
-        clock=clock,
-    )
 
 
 class QueueService:
@@ -90,17 +34,23 @@ class QueueService:
 
     def __init__(self, setup_frame: bytes, clock: Callable[[], float] = time.monotonic) -> None:
         setup = unpack(setup_frame, QueueSetup)
-        self._queue = build_queue(setup, clock=clock)
+        self._metrics = QueueMetrics()
+        self._queue, self._journal = open_queue(setup, clock=clock, observer=self._metrics)
+        self._incarnation = self._journal.incarnation if self._journal else 0
         self._clock = clock
         self._watched_at = clock()
         self._awake_s = 0.0  # seconds that this process has watched: where it stood still itself, nobody else was silent
-        self._producers = Producers(silence_s=setup.silence_s, start_s=setup.start_s, clock=lambda: self._awake_s)
+        silence_s = setup.config.queue.silence_s if setup.silence_s is None else setup.silence_s
+        self._producers = Producers(silence_s=silence_s, start_s=setup.start_s, clock=lambda: self._awake_s)
+        for lease in self._queue.lease_status():  # of workers that may have died meanwhile: who stays silent loses them
+            self._producers.heard(lease.worker, GENERATOR if lease.kind == SAMPLING else VERIFIER)
         self._tick_s = setup.tick_s
-        self._metrics = QueueMetrics(self._queue.counts())
+        self._metrics.opened(self._queue.counts(), incarnation=self._incarnation, torn_bytes=self._facts().torn_bytes)
         self._metrics_bind = setup.config.metrics.bind
         self._metrics_port = 0
         self._applied: dict[str, Version] = {}
-        self._frame: tuple[int, bytes] = (0, b"")  # the last batch as it was packed
+        self._frame: tuple[int, int, bytes] = (0, 0, b"")  # lineage and step of the last batch, and how it was packed
+        self._observed_step = self._queue.reached
         self._work, self._answers, self._batches, self._closing = Bell(), Bell(), Bell(), Bell()
 
     async def run(self) -> None:
@@ -108,17 +58,21 @@ class QueueService:
         while not self._queue.is_closed:
             self._watch()
             self._show()
-            await _within(self._tick_s, self._closing)
+            await self._closing.wait(self._tick_s)
 
     # --- generators
 
-    async def lease(self, n: int, generator: str, applied: str, wait_s: float = 0.0) -> bytes:
-        """A list of `Lease` of up to n completions together, empty where there is no work within wait_s; a whole step in deterministic mode."""
+    async def lease(self, n: int, generator: str, applied: str, wait_s: float = 0.0, holding: Sequence[str] | None = None) -> bytes:
+        """A list of `Lease` of up to n completions together, empty where there is no work within wait_s; a whole step in deterministic mode.
+
+        holding: the ids of the leases that the generator has; others that it was given never reached it, and end.
+        """
         self._producers.heard(generator, GENERATOR)
+        self._end_unheard(generator, holding)
         self._note_applied(generator, Version.parse(applied))
         self._metrics.generators_waiting(1)
         try:
-            leases = await _poll(
+            leases = await poll(
                 lambda: self._queue.leases(n, generator=generator, applied=self._applied[generator]),
                 self._work,
                 wait_s,
@@ -133,16 +87,18 @@ class QueueService:
         self._producers.heard(generator, GENERATOR)
         rollouts = unpack(frame, list[Rollout])
         results = self._queue.put(rollouts)
+        await self._durable()
         self._metrics.accepted(rollout for rollout, result in zip(rollouts, results, strict=True) if result.is_accepted)
         self._answers.ring()
         if not all(result.is_accepted for result in results):
             self._work.ring()
         return pack(list(results))
 
-    async def hand_back(self, generator: str, lease_id: str) -> int:
-        """The generator will not finish this lease."""
+    async def hand_back(self, generator: str, lease_id: str, frame: bytes | None = None) -> int:
+        """The generator will not finish this lease. Takes a list of `Partial` of what it has begun; returns how many completions others do."""
         self._producers.heard(generator, GENERATOR)
-        given_back = self._queue.hand_back(lease_id)
+        given_back = self._queue.hand_back(lease_id, unpack(frame, list[Partial]) if frame else ())
+        await self._durable()
         self._work.ring()
         return given_back
 
@@ -153,37 +109,67 @@ class QueueService:
 
     # --- verifiers
 
-    async def lease_unverified(self, n: int, verifier: str, wait_s: float = 0.0) -> bytes:
-        """A list of up to n `Unverified`, empty where there is none within wait_s."""
+    async def lease_unverified(self, n: int, verifier: str, wait_s: float = 0.0, holding: Sequence[str] | None = None) -> bytes:
+        """A list of up to n `Unverified`, empty where there is none within wait_s. holding: as of `lease`."""
         self._producers.heard(verifier, VERIFIER)
+        self._end_unheard(verifier, holding)
         is_over = self._is_lost_since_now(verifier)
-        work = await _poll(lambda: self._queue.lease_unverified(n, verifier=verifier), self._answers, wait_s, is_over=is_over)
+        work = await poll(lambda: self._queue.lease_unverified(n, verifier=verifier), self._answers, wait_s, is_over=is_over)
         return pack(list(work or ()))
 
     async def put_verdicts(self, verifier: str, frame: bytes) -> bytes:
         """Takes a list of `Verdict`, answers with a list of `PutResult`."""
         self._producers.heard(verifier, VERIFIER)
         results = self._queue.put_verdicts(unpack(frame, list[Verdict]))
+        await self._durable()
         self._batches.ring()
         self._work.ring()  # an excluded rollout gives its slot back
         return pack(list(results))
 
     # --- the learner
 
-    async def next_batch(self, step: int, wait_s: float = 0.0) -> bytes | None:
-        """The `Batch` of a step; None where it is not complete within wait_s. Raises QueueError where it cannot fill for want of producers."""
-        batch = await _poll(lambda: self._batch_or_producers(step), self._batches, wait_s)
+    async def next_batch(self, step: int, lineage: int, wait_s: float = 0.0) -> bytes | None:
+        """The `Batch` of a step; None where it is not complete within wait_s. It is handed out once that is in the journal.
+
+        Raises QueueError where it cannot fill for want of producers, and for a lineage that is not the present one.
+        """
+        await self._recall(step)
+        batch = await poll(lambda: self._batch_or_producers(step, lineage), self._batches, wait_s)
+        await self._durable()
         if batch is None:
             return None
-        if self._frame[0] != step:
-            self._frame = (step, pack(batch))
+        if self._frame[:2] != (batch.lineage, step):
+            self._frame = (batch.lineage, step, pack(batch))
+        if step > self._observed_step:
+            self._observed_step = step
             self._metrics.trained(batch)
-        return self._frame[1]
+        return self._frame[2]
+
+    async def commit(self, step: int) -> None:
+        """Every checkpoint that is kept covers the batches up to `step`: what the journal holds of them alone is removed."""
+        before = self._facts()
+        self._queue.commit(step)
+        if self._journal is not None:
+            self._journal.compact(self._queue.snapshot())
+            await self._durable()
+            logger.info("step=%d is committed, the journal was %d bytes in %d segments", step, before.num_bytes, before.segments)
+
+    async def roll_back(self, step: int) -> int:
+        """The learner goes on from the checkpoint of `step`; returns the new lineage."""
+        lineage = self._queue.roll_back(step)
+        await self._durable()
+        logger.warning(
+            "the run is rolled back to step=%d; batches up to step=%d are handed out again, lineage=%d", step, self._queue.reached, lineage
+        )
+        self._ring_all()
+        return lineage
 
     # --- the controller
 
     async def expect(self, worker: str, role: str) -> None:
-        """A worker (role generator or verifier) is being started: the learner waits for it."""
+        """A worker (role generator or verifier) is being started: the learner waits for it. Leases that another one of its name left behind end."""
+        if any(lease.worker == worker for lease in self._queue.lease_status()):
+            self._lose(worker)
         self._producers.expect(worker, role)
 
     async def beat(self, worker: str, role: str) -> None:
@@ -207,14 +193,25 @@ class QueueService:
         """`QueueStatus`."""
         return pack(
             QueueStatus(
-                counts=self._queue.counts(), producers=self._producers.all(), is_closed=self._queue.is_closed, metrics_port=self._metrics_port
+                counts=self._queue.counts(),
+                producers=self._producers.all(),
+                is_closed=self._queue.is_closed,
+                metrics_port=self._metrics_port,
+                lineage=self._queue.lineage,
+                incarnation=self._incarnation,
+                reached_step=self._queue.reached,
+                leases=tuple(self._queue.lease_status()),
+                journal=self._facts(),
             )
         )
 
-    async def close(self) -> bytes:
-        """End; every waiter gets `Closed`. Answers with the final `QueueCounts`."""
-        self._queue.close()
+    async def close(self, is_finished: bool = True) -> bytes:
+        """End; every waiter gets `Closed`. Answers with the final `QueueCounts`: a finished run holds nothing any more, another one goes on later."""
+        self._queue.close(is_finished=is_finished)
         self._ring_all()
+        if self._journal is not None:
+            await self._durable()
+            await asyncio.to_thread(self._journal.close)
         self._show()
         return pack(self._queue.counts())
 
@@ -223,6 +220,25 @@ class QueueService:
         self._metrics.registry.close()
 
     # --- inside
+
+    async def _durable(self) -> None:
+        """Everything that has happened so far is in the journal. Raises QueueError where that fails for too long."""
+        if self._journal is not None:
+            await asyncio.wrap_future(self._journal.flushed())
+
+    async def _recall(self, step: int) -> None:
+        """The rollouts of an old batch come back from the journal."""
+        absent = self._queue.absent(step)
+        if absent and self._journal is not None:
+            found = await asyncio.to_thread(self._journal.recall, absent)
+            self._queue.recalled(step, [judged for judged in found if isinstance(judged, JudgedRollout)])
+
+    def _facts(self) -> JournalFacts:
+        return self._journal.facts() if self._journal is not None else JournalFacts()
+
+    def _end_unheard(self, worker: str, holding: Sequence[str] | None) -> None:
+        if holding is not None and self._queue.lost(worker, but=holding):
+            self._ring_all()
 
     def _is_lost_since_now(self, worker: str) -> Callable[[], bool]:
         """Whether the worker was lost after this moment: nothing must be leased to a poll that a dead one has left behind."""
@@ -236,9 +252,11 @@ class QueueService:
         self._work.ring()
 
     def _show(self) -> None:
-        self._metrics.show(self._queue.counts(), oldest_held_s=self._queue.oldest_held_s())
+        self._metrics.show(self._queue.counts(), oldest_held_s=self._queue.oldest_held_s(), journal_bytes=self._facts().num_bytes)
 
     def _watch(self) -> None:
+        if self._journal is not None:
+            self._journal.check()
         now = self._clock()
         self._awake_s += min(now - self._watched_at, MAX_GAP_S)
         self._watched_at = now
@@ -258,9 +276,9 @@ class QueueService:
         self._ring_all()
         return given_back
 
-    def _batch_or_producers(self, step: int) -> Batch | None:
+    def _batch_or_producers(self, step: int, lineage: int) -> Batch | None:
         """The batch if it is complete; else there must be somebody left who can complete it."""
-        batch = self._queue.next_batch(step)
+        batch = self._queue.next_batch(step, lineage=lineage)
         if batch is None:
             self._require_producers(step)
         return batch
@@ -275,28 +293,3 @@ class QueueService:
     def _ring_all(self) -> None:
         for bell in (self._work, self._answers, self._batches, self._closing):
             bell.ring()
-
-
-async def _poll(take: Callable[[], T | None], bell: Bell, wait_s: float, *, is_over: Callable[[], bool] = lambda: False) -> T | None:
-    """What `take` gives as soon as that is something; None after wait_s, or once it is over.
-
-    Nothing happens between a vain `take` and the wait, so no ring is missed.
-    """
-    deadline = time.monotonic() + min(wait_s, MAX_WAIT_S)
-    while not is_over():
-        if found := take():
-            return found
-        left = deadline - time.monotonic()
-        if left <= 0 or not await _within(left, bell):
-            break
-    return None
-
-
-async def _within(wait_s: float, bell: Bell) -> bool:
-    """Whether the bell rang within wait_s."""
-    try:
-        async with asyncio.timeout(wait_s):
-            await bell.wait()
-    except TimeoutError:
-        return False
-    return True

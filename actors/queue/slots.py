@@ -4,13 +4,13 @@ Owns the counting of the rollout queue's contract: slots by state, conservation 
 rollout queue, which decides; nothing is decided here.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from actors.queue.groups import HELD_STATES, SLOT_STATES, Member, MemberState
 from actors.queue.records import QueueCounts, RefuseReason
 from rlvr.errors import QueueError
-from rlvr.records import DropReason, JudgedRollout, Rollout
+from rlvr.records import DropReason, JudgedRollout, PartialFate, Rollout
 from rlvr.staleness import staleness
 
 
@@ -21,6 +21,8 @@ class Slots:
         self.capacity = capacity
         self.by_state: Counter[MemberState] = Counter()
         self.training: dict[int, int] = {}
+        self.again: dict[int, int] = {}
+        """Slots in training by step, of batches that are handed out again after their slots had come back."""
 
     @property
     def taken(self) -> int:
@@ -28,7 +30,12 @@ class Slots:
 
     @property
     def free(self) -> int:
+        """Slots that may be leased; fewer than none where batches are handed out again beside what is held."""
         return self.capacity - self.taken
+
+    @property
+    def taken_again(self) -> int:
+        return sum(self.again.values())
 
     @property
     def held(self) -> int:
@@ -49,8 +56,15 @@ class Slots:
             self.move(member, MemberState.TRAINING)
         self.training[step] = len(members)
 
+    def train_again(self, step: int, num_members: int) -> None:
+        """A batch is handed out again; it takes the slots again that have come back."""
+        if step not in self.training:
+            self.training[step] = self.again[step] = num_members
+            self.by_state[MemberState.TRAINING] += num_members
+
     def release(self, applied_step: int) -> None:
         """Weights of `applied_step` are applied: the slots of that step and of all earlier ones come back."""
+        self.again = {step: number for step, number in self.again.items() if step > applied_step}
         for step in [step for step in self.training if step <= applied_step]:
             self.by_state[MemberState.TRAINING] -= self.training.pop(step)
 
@@ -60,8 +74,15 @@ class Slots:
         recount[MemberState.TRAINING] = sum(self.training.values())
         if +recount != +self.by_state:
             raise QueueError(f"slots are booked as {dict(self.by_state)}, the members' states say {dict(recount)}")
-        if self.taken > self.capacity:
-            raise QueueError(f"{self.taken} slots are taken of {self.capacity}")
+        if self.taken > self.capacity + self.taken_again:
+            raise QueueError(f"{self.taken} slots are taken of {self.capacity}, and {self.taken_again} again after a roll-back")
+
+    def restore(self, members: Iterable[Member], *, training: Mapping[str, int], again: Mapping[str, int]) -> None:
+        """The slots of a snapshot's members and batches."""
+        self.training = {int(step): number for step, number in training.items()}
+        self.again = {int(step): number for step, number in again.items()}
+        self.by_state = Counter(member.state for member in members if member.state in SLOT_STATES)
+        self.by_state[MemberState.TRAINING] = sum(self.training.values())
 
 
 class Tally:
@@ -74,11 +95,12 @@ class Tally:
         self.tokens_consumed = 0
         self.dropped: Counter[DropReason] = Counter()
         self.dropped_tokens: Counter[DropReason] = Counter()
-        self.refused: Counter[RefuseReason] = Counter()
-        self.refused_verdicts: Counter[RefuseReason] = Counter()
+        self.refused: Counter[str] = Counter()
+        self.refused_verdicts: Counter[str] = Counter()
         self.leases_ended: Counter[str] = Counter()
         self.verdicts: Counter[str] = Counter()
-        self.staleness: defaultdict[int, int] = defaultdict(int)
+        self.partials: Counter[str] = Counter()
+        self.staleness: Counter[int] = Counter()
         self.resampled = 0
         self.closed_members = 0
         self.short_groups = 0
@@ -107,7 +129,22 @@ class Tally:
         if self.accepted != self.consumed + dropped + held:
             raise QueueError(f"conservation: {self.accepted} accepted, but {self.consumed} consumed + {dropped} dropped + {held} held")
 
-    def counts(self, slots: Slots, *, step: int, applied_step: int, leases: dict[str, int]) -> QueueCounts:
+    def facts(self) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
+        """The numbers, and the numbers by kind, for a snapshot."""
+        numbers = {name: value for name, value in vars(self).items() if isinstance(value, int)}
+        by_kind = {name: {str(kind): n for kind, n in value.items()} for name, value in vars(self).items() if isinstance(value, Counter)}
+        return numbers, by_kind
+
+    def restore(self, numbers: Mapping[str, int], by_kind: Mapping[str, Mapping[str, int]]) -> None:
+        """Those of a snapshot."""
+        for name, value in numbers.items():
+            setattr(self, name, value)
+        for name, values in by_kind.items():
+            counter = getattr(self, name)
+            counter.clear()
+            counter.update({int(kind): n for kind, n in values.items()} if name == "staleness" else values)
+
+    def counts(self, slots: Slots, *, step: int, applied_step: int, lineage: int, leases: dict[str, int]) -> QueueCounts:
         """The record of all this."""
         oldest = max(self.staleness, default=-1)
         return QueueCounts(
@@ -136,4 +173,7 @@ class Tally:
             tokens_trained=self.tokens_consumed,
             mean_length_generated=self.tokens_accepted / self.accepted if self.accepted else 0.0,
             mean_length_trained=self.tokens_consumed / self.consumed if self.consumed else 0.0,
+            partials={fate.value: self.partials[fate] for fate in PartialFate},
+            lineage=lineage,
+            taken_again=slots.taken_again,
         )

@@ -44,7 +44,7 @@ async def train(service: QueueService, step: int) -> Batch:
     assert all(result.is_accepted for result in results)
     work = unpack(await service.lease_unverified(9, "v0"), list[Unverified])
     await service.put_verdicts("v0", pack(all_correct(work)))
-    return unpack(await service.next_batch(step) or b"", Batch)
+    return unpack(await service.next_batch(step, 0) or b"", Batch)
 
 
 def test_a_long_poll_is_answered_as_soon_as_there_is_something() -> None:
@@ -52,7 +52,7 @@ def test_a_long_poll_is_answered_as_soon_as_there_is_something() -> None:
         service = QueueService(pack(setup_of()))
         async with asyncio.TaskGroup() as tasks:
             answers = tasks.create_task(service.lease_unverified(9, "v0", 10.0))
-            batch = tasks.create_task(service.next_batch(1, 10.0))
+            batch = tasks.create_task(service.next_batch(1, 0, 10.0))
             (lease,) = await leased(service, 0)
             await service.put("g0", pack(rollouts_of(lease)))
             work = unpack(await answers, list[Unverified])
@@ -83,7 +83,7 @@ def test_a_poll_without_an_answer_ends_after_its_wait() -> None:
         service = QueueService(pack(setup_of()))
         await train(service, 1)
         assert await leased(service, 0, wait_s=0.01) == []
-        assert await service.next_batch(2, 0.01) is None
+        assert await service.next_batch(2, 0, 0.01) is None
         assert unpack(await service.lease_unverified(1, "v0", 0.01), list[Unverified]) == []
 
     within_seconds(law())
@@ -93,7 +93,7 @@ def test_all_ranks_that_ask_for_a_batch_get_the_same_frame() -> None:
     async def law() -> None:
         service = QueueService(pack(setup_of()))
         await train(service, 1)
-        assert await service.next_batch(1) == await service.next_batch(1)
+        assert await service.next_batch(1, 0) == await service.next_batch(1, 0)
 
     within_seconds(law())
 
@@ -103,7 +103,7 @@ def test_closing_raises_closed_at_every_waiter_and_ends_the_watch() -> None:
         service = QueueService(pack(setup_of()))
         await train(service, 1)
         watch = asyncio.ensure_future(service.run())
-        polls = [service.lease(1, "g0", "0.0", 10.0), service.lease_unverified(1, "v0", 10.0), service.next_batch(2, 10.0)]
+        polls = [service.lease(1, "g0", "0.0", 10.0), service.lease_unverified(1, "v0", 10.0), service.next_batch(2, 0, 10.0)]
         waiting = [asyncio.ensure_future(poll) for poll in polls]
         await asyncio.sleep(0)
         counts = unpack(await service.close(), QueueCounts)
@@ -122,7 +122,7 @@ def test_a_batch_that_cannot_fill_is_an_error_as_soon_as_the_last_producer_is_lo
         service = QueueService(pack(setup_of()))
         await service.expect("g0", "generator")
         await service.beat("v0", "verifier")
-        waiting = asyncio.ensure_future(service.next_batch(1, 10.0))
+        waiting = asyncio.ensure_future(service.next_batch(1, 0, 10.0))
         await asyncio.sleep(0)
         await service.lost(gone)
         with pytest.raises(QueueError, match=message):
@@ -137,7 +137,7 @@ def test_a_batch_waits_for_a_producer_that_is_being_started_in_place_of_a_lost_o
         await service.beat("g0", "generator")
         await service.expect("g1", "generator")
         await service.lost("g0")
-        assert await service.next_batch(1, 0.01) is None
+        assert await service.next_batch(1, 0, 0.01) is None
 
     within_seconds(law())
 
@@ -148,7 +148,7 @@ def test_a_worker_that_is_silent_for_too_long_loses_its_leases_and_a_batch_witho
         service = QueueService(pack(replace(setup_of(), tick_s=0.0)), clock)
         (lease,) = await leased(service, 0)
         watch = asyncio.ensure_future(service.run())
-        waiting = asyncio.ensure_future(service.next_batch(1, 10.0))
+        waiting = asyncio.ensure_future(service.next_batch(1, 0, 10.0))
         while not waiting.done():
             clock.now += 0.5
             await service.beat("v0", "verifier")

@@ -119,6 +119,8 @@ def test_a_batch_is_the_same_however_often_it_is_asked_for() -> None:
     queue.applied(Version(step=1), generator="g0")
     assert (queue.next_batch(1), queue.next_batch(2)) == (first, second)
     queue.applied(Version(step=2), generator="g0")
+    assert (queue.next_batch(1), queue.next_batch(2)) == (first, second)
+    queue.commit(1)
     assert queue.next_batch(2) == second
     with pytest.raises(QueueError):
         queue.next_batch(1)

@@ -1,0 +1,328 @@
+"""The journal of one queue: entries in, group commits out, and everything read again after a crash.
+
+Owns the order of entries, the segments and the writer's thread. Called by the queue's service from one thread; the observer is called from the
+writer's. An entry has its place when it is appended, so that a write that failed is repeated byte by byte.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Protocol
+
+import msgspec
+
+from actors.journal.entries import FORMAT, Entry, Group, Header, RolledBack, Snapshot
+from actors.journal.files import SegmentFiles
+from actors.journal.reading import Index, Position, SegmentReader, judged_of
+from rlvr import wire
+from rlvr.errors import FiresteelError, QueueError, WireError
+from rlvr.records import JudgedRollout, Rollout
+
+logger = logging.getLogger(__name__)
+
+_SNAPSHOT = b"\xa4type\xa8snapshot"
+SEGMENT_BYTES = 64 * 2**20
+"""A segment that is longer is followed by another one."""
+
+
+class JournalFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the journal holds, and what its last opening found."""
+
+    segments: int = 0
+    num_bytes: int = 0
+    torn_bytes: int = 0
+    replayed: int = 0
+    """Entries that the replay went through."""
+
+
+class Observer(Protocol):
+    """Who counts for the journal."""
+
+    def committed(self, num_bytes: int, seconds: float) -> None: ...
+    def failed(self) -> None: ...
+
+
+class Journal:
+    """`inspect`, `replay` to its end, then `open`, then `append`. Raises QueueError once writing has failed for `give_up_s`."""
+
+    def __init__(
+        self,
+        files: SegmentFiles,
+        *,
+        run: str,
+        observer: Observer,
+        commit_s: float = 0.005,
+        keep_segments: bool = False,
+        segment_bytes: int = SEGMENT_BYTES,
+        retry_s: float = 1.0,
+        give_up_s: float = 60.0,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._files, self._run, self._observer = files, run, observer
+        self._commit_s, self._keep_segments, self._segment_bytes = commit_s, keep_segments, segment_bytes
+        self._retry_s, self._give_up_s, self._wall_clock = retry_s, give_up_s, wall_clock
+        self._index = Index()
+        self._sizes: dict[int, int] = {}
+        self._found: Sequence[tuple[int, int]] = ()
+        self._segment, self._lineage, self.incarnation = 0, 0, 0
+        self._torn: tuple[int, int] | None = None
+        self._torn_bytes = self._replayed = 0
+        self._changed = threading.Condition()
+        self._pending: list[tuple[Position, bytes]] = []
+        self._appended = self._durable = self._serial = 0
+        self._waiters: list[tuple[int, Future[None]]] = []
+        self._removals: list[tuple[int, int]] = []
+        """Entries that must be durable before the segments below a number are removed."""
+        self._failure: QueueError | None = None
+        self._is_closing = threading.Event()
+        self._writer = threading.Thread(target=self._write_until_closed, name="journal", daemon=True)
+
+    # --- after a crash
+
+    def inspect(self) -> int:
+        """Look at what is there; returns the incarnation that begins: the number of starts before it."""
+        self._found = self._files.segments()
+        for number, _ in reversed(self._found):
+            with contextlib.suppress(WireError):  # a torn one; others than the newest are found corrupt by the replay
+                frame = self._files.read(number, size=self._frame_bytes(number, 0))
+                self.incarnation = wire.unpack(frame, Header).incarnation + 1
+                break
+        return self.incarnation
+
+    def replay(self) -> Iterator[Entry]:
+        """The newest whole snapshot and all that came after it, or all there is.
+
+        Raises QueueError for corruption, naming segment and offset, and UserError for another version's journal; nothing is changed in any case.
+        """
+        found = self._found
+        start = self._start([number for number, _ in found])
+        for number, num_bytes in found:
+            reader = SegmentReader(self._files.read(number), number=number, is_newest=number == found[-1][0])
+            for position, entry in reader:
+                self._index.fold(position, entry)
+                self._replayed += 1
+                if number >= start:
+                    yield entry
+            if not reader.end and number != found[-1][0]:
+                raise QueueError(f"journal segment {number:08d} is empty, and is not the newest one; nothing was changed")
+            self._sizes[number], self._segment = num_bytes, number
+            if reader.torn_bytes or not reader.end:
+                self._torn, self._torn_bytes = (number, reader.end), reader.torn_bytes
+
+    def open(self, *, lineage: int) -> None:
+        """Cut the torn tail and begin a segment of this incarnation; durable at return. Raises OSError or StoreError where that fails."""
+        if self._torn is not None:
+            number, size = self._torn
+            logger.warning("journal segment=%08d ended in %d torn bytes, which nobody was told of; they are cut", number, self._torn_bytes)
+            if size:
+                self._files.cut(number, size)
+                self._sizes[number] = size
+            else:
+                self._files.remove(number, is_kept=False)
+                del self._sizes[number]
+        self._lineage = lineage
+        self._begin_segment()
+        ((position, data),) = self._pending
+        self._pending.clear()
+        self._files.append(position.segment, data, offset=0)
+        self._durable = self._appended
+        self._writer.start()
+
+    def recall(self, rollout_ids: Sequence[str]) -> Sequence[Rollout | JudgedRollout]:
+        """These rollouts, each with its verdict where it has one. Any thread may call it, for rollouts whose entries are durable."""
+        places = [self._index.positions(rollout_id) for rollout_id in rollout_ids]
+        parts = {number: self._span([p for of_one in places for p in of_one if p.segment == number]) for number in _segments(places)}
+        found: list[Rollout | JudgedRollout] = []
+        for of_one in places:
+            rollout, judged = judged_of([_entry_at(position, *parts[position.segment]) for position in of_one])
+            found.append(judged or rollout)
+        return found
+
+    # --- at work
+
+    def append(self, entry: Entry) -> None:
+        """Entries are written in the order of these calls, soon."""
+        self.check()
+        with self._changed:
+            if self._sizes[self._segment] >= self._segment_bytes:
+                self._begin_segment()
+            elif not self._pending:
+                if self._files.is_one_commit_a_segment:
+                    self._begin_segment()
+                else:
+                    self._serial += 1
+                    self._add(Group(serial=self._serial))
+            self._add(entry)
+            self._changed.notify()
+
+    def flushed(self) -> "Future[None]":
+        """Done when everything appended so far is durable; fails with QueueError where it cannot be written."""
+        done: Future[None] = Future()
+        with self._changed:
+            if self._failure is not None:
+                done.set_exception(self._failure)
+            elif self._durable >= self._appended:
+                done.set_result(None)
+            else:
+                self._waiters.append((self._appended, done))
+        return done
+
+    def compact(self, snapshot: Snapshot) -> None:
+        """Begin a segment with the whole state; once that is durable, what nobody needs any more is removed."""
+        self.check()
+        with self._changed:
+            self._lineage = snapshot.lineage
+            self._begin_segment()
+            self._add(snapshot)
+            oldest = self._index.oldest_segment()
+            self._removals.append((self._appended, self._segment if oldest is None else min(oldest, self._segment)))
+            self._changed.notify()
+
+    def check(self) -> None:
+        """Raises QueueError once writing was given up."""
+        if self._failure is not None:
+            raise self._failure
+
+    def facts(self) -> JournalFacts:
+        with self._changed:
+            sizes = self._sizes
+            return JournalFacts(segments=len(sizes), num_bytes=sum(sizes.values()), torn_bytes=self._torn_bytes, replayed=self._replayed)
+
+    def close(self) -> None:
+        """Write what is left and end the thread."""
+        self._is_closing.set()
+        with self._changed:
+            self._changed.notify()
+        if self._writer.ident is not None:
+            self._writer.join()
+        self._files.close()
+
+    # --- inside, under the lock
+
+    def _begin_segment(self) -> None:
+        self._segment += 1
+        self._sizes[self._segment] = 0
+        header = Header(
+            format=FORMAT, run=self._run, segment=self._segment, incarnation=self.incarnation, lineage=self._lineage, at=self._wall_clock()
+        )
+        self._add(header)
+
+    def _add(self, entry: Entry) -> None:
+        if isinstance(entry, RolledBack):
+            self._lineage = entry.lineage
+        data = wire.pack(entry)
+        position = Position(self._segment, self._sizes[self._segment], len(data))
+        self._sizes[self._segment] += len(data)
+        self._index.fold(position, entry)
+        self._pending.append((position, data))
+        self._appended += 1
+
+    # --- the writer's thread
+
+    def _write_until_closed(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._pending or self._is_closing.is_set())
+            if self._commit_s:
+                self._is_closing.wait(self._commit_s)
+            with self._changed:
+                chunks, upto = self._pending, self._appended
+                self._pending = []
+            if not chunks:
+                return
+            try:
+                self._commit(chunks)
+            except QueueError as error:
+                self._fail(error)
+                return
+            self._acknowledge(upto)
+            self._remove_covered()
+
+    def _commit(self, chunks: Sequence[tuple[Position, bytes]]) -> None:
+        began = time.monotonic()
+        segments = dict.fromkeys(position.segment for position, _ in chunks)
+        for number in segments:
+            own = [(position, data) for position, data in chunks if position.segment == number]
+            self._write(number, b"".join(data for _, data in own), offset=own[0][0].offset)
+        self._observer.committed(sum(len(data) for _, data in chunks), time.monotonic() - began)
+
+    def _write(self, number: int, data: bytes, *, offset: int) -> None:
+        began = time.monotonic()
+        while True:
+            try:
+                self._files.append(number, data, offset=offset)
+                return
+            except (OSError, FiresteelError) as error:
+                self._observer.failed()
+                if time.monotonic() - began >= self._give_up_s:
+                    raise QueueError(f"the journal cannot be written for {self._give_up_s:.0f} s: {error}") from error
+                logger.warning("the journal cannot be written, nothing is accepted meanwhile; free its disk or mend its store: %s", error)
+                self._is_closing.wait(self._retry_s)
+
+    def _acknowledge(self, upto: int) -> None:
+        with self._changed:
+            self._durable = upto
+            done = [future for serial, future in self._waiters if serial <= upto]
+            self._waiters = [entry for entry in self._waiters if entry[0] > upto]
+        for future in done:
+            if future.set_running_or_notify_cancel():
+                future.set_result(None)
+
+    def _fail(self, error: QueueError) -> None:
+        with self._changed:
+            self._failure = error
+            waiters, self._waiters = self._waiters, []
+        for _, future in waiters:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
+
+    def _remove_covered(self) -> None:
+        """Remove the segments that hold nothing in need, the oldest first, once the snapshot behind them is durable."""
+        with self._changed:
+            upto = max((first for serial, first in self._removals if serial <= self._durable), default=0)
+            self._removals = [removal for removal in self._removals if removal[0] > self._durable]
+            covered = [number for number in sorted(self._sizes) if number < upto]
+        for number in covered:
+            try:
+                self._files.remove(number, is_kept=self._keep_segments)
+            except (OSError, FiresteelError) as error:
+                logger.warning("journal segment=%08d is covered by checkpoints, but cannot be removed; tried again later: %s", number, error)
+                return
+            with self._changed:
+                del self._sizes[number]
+
+    # --- reading
+
+    def _start(self, numbers: Sequence[int]) -> int:
+        """The newest segment that begins with a whole snapshot; 0 where there is none."""
+        for number in reversed(numbers):
+            header_bytes = self._frame_bytes(number, 0)
+            frame = self._files.read(number, offset=header_bytes, size=self._frame_bytes(number, header_bytes))
+            if _SNAPSHOT in frame[: wire.HEADER_BYTES + 32]:
+                with contextlib.suppress(WireError):
+                    wire.unpack(frame, Snapshot)
+                    return number
+        return 0
+
+    def _frame_bytes(self, number: int, offset: int) -> int:
+        """The size of a frame as its head has it."""
+        head = self._files.read(number, offset=offset, size=5)
+        return wire.HEADER_BYTES + int.from_bytes(head[1:], "little")
+
+    def _span(self, positions: Sequence[Position]) -> tuple[int, bytes]:
+        """The part of a segment in which all these lie, and where it begins."""
+        begin = min(position.offset for position in positions)
+        end = max(position.offset + position.size for position in positions)
+        return begin, self._files.read(positions[0].segment, offset=begin, size=end - begin)
+
+
+def _segments(places: Sequence[Sequence[Position]]) -> Sequence[int]:
+    return sorted({position.segment for of_one in places for position in of_one})
+
+
+def _entry_at(position: Position, begin: int, part: bytes) -> Entry:
+    entry: Entry = wire.unpack(part[position.offset - begin : position.offset - begin + position.size], Entry)  # type: ignore[arg-type]  # one record of a union
+    return entry

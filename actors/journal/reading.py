@@ -1,0 +1,136 @@
+"""Reading segments: frames to entries, a torn tail told from a corrupt middle, and where each rollout's own entries lie.
+
+Owns what counts as torn. Called by the journal at its opening and when a batch is recalled; writes nothing.
+"""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from actors.journal.entries import FORMAT, Accepted, Committed, Dropped, Entry, HandedOut, Header, Judged
+from rlvr import wire
+from rlvr.errors import QueueError, UserError, WireError
+from rlvr.records import JudgedRollout, Rollout
+
+_GROUP_PAYLOAD = b"\x82\xa4type\xa5group"
+"""How the payload of a `group` entry begins: a map of two, type first."""
+
+
+class Position(NamedTuple):
+    """Where one frame lies."""
+
+    segment: int
+    offset: int
+    size: int
+
+
+class _Format(msgspec.Struct, tag="header"):
+    format: int
+
+
+class SegmentReader:
+    """The entries of one segment. After the last one `end` is where the whole frames end, and `torn_bytes` what lies behind."""
+
+    def __init__(self, data: bytes, *, number: int, is_newest: bool) -> None:
+        self._data = data
+        self._number = number
+        self._is_newest = is_newest
+        self.end = 0
+        self.torn_bytes = 0
+
+    def __iter__(self) -> Iterator[tuple[Position, Entry]]:
+        while self.end < len(self._data):
+            frame = self._frame(self.end)
+            try:
+                entry = self._entry(frame)
+            except WireError as error:
+                if not self._is_newest or _has_group_after(self._data, self.end):
+                    raise QueueError(f"journal segment {self._number:08d} is corrupt at byte {self.end}: {error}; nothing was changed") from error
+                self.torn_bytes = len(self._data) - self.end
+                return
+            position = Position(self._number, self.end, len(frame))
+            self.end += len(frame)
+            yield position, entry
+
+    def _frame(self, offset: int) -> bytes:
+        length = int.from_bytes(self._data[offset + 1 : offset + 5], "little")
+        return self._data[offset : offset + wire.HEADER_BYTES + length]
+
+    def _entry(self, frame: bytes) -> Entry:
+        if self.end == 0:
+            self._require_format(frame)
+        entry: Entry = wire.unpack(frame, Entry)  # type: ignore[arg-type]  # a union of records is read as one of them
+        if (self.end == 0) != isinstance(entry, Header):
+            raise WireError("a header is the first entry of a segment, and no other one")
+        return entry
+
+    def _require_format(self, frame: bytes) -> None:
+        if frame[0] != wire.WIRE_VERSION and _is_whole(frame):
+            raise UserError(f"the journal was written with wire version {frame[0]}, this firesteel reads {wire.WIRE_VERSION}: resume it with its own")
+        written = wire.unpack(frame, _Format).format
+        if written != FORMAT:
+            raise UserError(f"the journal was written in format {written}, this firesteel reads format {FORMAT}: resume it with its own")
+
+
+def _is_whole(frame: bytes) -> bool:
+    """Whether length and checksum are right, whatever the wire version."""
+    head, check, payload = frame[:5], frame[5 : wire.HEADER_BYTES], frame[wire.HEADER_BYTES :]
+    is_long_enough = len(check) == wire.HEADER_BYTES - 5 and len(payload) == int.from_bytes(head[1:], "little")
+    return is_long_enough and zlib.crc32(payload, zlib.crc32(head)) == int.from_bytes(check, "little")
+
+
+def _has_group_after(data: bytes, offset: int) -> bool:
+    """Whether a later group commit was begun: then everything before it was durable."""
+    found = data.find(_GROUP_PAYLOAD, offset + 1 + wire.HEADER_BYTES)
+    while found >= 0:
+        start = found - wire.HEADER_BYTES
+        length = int.from_bytes(data[start + 1 : start + 5], "little")
+        if _is_whole(data[start : found + length]):
+            return True
+        found = data.find(_GROUP_PAYLOAD, found + 1)
+    return False
+
+
+class Index:
+    """Where the entries of the rollouts lie that may still be needed: those held, and those of batches that no checkpoint covers."""
+
+    def __init__(self) -> None:
+        self._of_rollout: dict[str, list[Position]] = {}
+        self._of_step: dict[int, Sequence[str]] = {}
+
+    def fold(self, position: Position, entry: Entry) -> None:
+        """Take the next entry into account."""
+        match entry:
+            case Accepted(rollout=rollout):
+                self._of_rollout[rollout.id] = [position]
+            case Judged(verdict=verdict) if verdict.rollout_id in self._of_rollout:
+                self._of_rollout[verdict.rollout_id].append(position)
+            case Dropped(rollout_id=rollout_id):
+                self._of_rollout.pop(rollout_id, None)
+            case HandedOut():
+                self._of_step[entry.step] = entry.rollout_ids
+            case Committed(step=committed):
+                for step in [step for step in self._of_step if step <= committed]:
+                    for rollout_id in self._of_step.pop(step):
+                        self._of_rollout.pop(rollout_id, None)
+
+    def oldest_segment(self) -> int | None:
+        """The first segment that still holds a rollout in need."""
+        return min((positions[0].segment for positions in self._of_rollout.values()), default=None)
+
+    def positions(self, rollout_id: str) -> Sequence[Position]:
+        """Of its acceptance and, where it has one, its verdict. Raises QueueError where it is not in the journal."""
+        try:
+            return self._of_rollout[rollout_id]
+        except KeyError as error:
+            raise QueueError(f"rollout {rollout_id} is not in the journal") from error
+
+
+def judged_of(entries: Sequence[Entry]) -> tuple[Rollout, JudgedRollout | None]:
+    """A rollout's own entries put together; None where it has no verdict yet."""
+    accepted, *rest = entries
+    assert isinstance(accepted, Accepted), "a rollout's first entry is its acceptance"
+    verdict = next((entry.verdict for entry in rest if isinstance(entry, Judged)), None)
+    return accepted.rollout, None if verdict is None else JudgedRollout(rollout=accepted.rollout, verdict=verdict)

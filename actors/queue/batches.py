@@ -1,0 +1,90 @@
+"""The batches that were handed out, for as long as the learner may ask for them again.
+
+Owns the steps: the last one handed out, the last one ever reached, the last one that every checkpoint covers; and the lineage. Called by the rollout
+queue, which makes the batches. What a batch consists of is remembered until it is committed; its rollouts only while they are recent, where
+somebody else (the journal) can bring them back.
+"""
+
+from collections.abc import Sequence
+
+from actors.journal.entries import HandedOut
+from rlvr.errors import QueueError
+from rlvr.records import JudgedRollout
+
+
+class BatchBook:
+    """The steps of a run and their batches."""
+
+    def __init__(self, *, lineage: int, is_forgetful: bool) -> None:
+        """is_forgetful: rollouts of old batches need not be kept, `recalled` brings them back."""
+        self.lineage = lineage
+        self.step = 0
+        """The last step whose batch was handed out in this lineage."""
+        self.reached = 0
+        """The last step whose batch was ever handed out."""
+        self.committed = 0
+        self.out: dict[int, HandedOut] = {}
+        self._is_forgetful = is_forgetful
+        self._rollouts: dict[int, tuple[JudgedRollout, ...]] = {}
+
+    @property
+    def is_behind(self) -> bool:
+        """After a roll-back, until all batches were handed out again."""
+        return self.step < self.reached
+
+    def is_out(self, step: int) -> bool:
+        """Whether the batch of a step was handed out in this lineage, or before the checkpoint that it goes on from."""
+        return self.committed < step <= self.step
+
+    def rollouts(self, step: int) -> tuple[JudgedRollout, ...] | None:
+        """Those of a batch that was handed out; None where they have to be recalled."""
+        return self._rollouts.get(step)
+
+    def recalled(self, step: int, rollouts: Sequence[JudgedRollout]) -> None:
+        """The rollouts of a batch are here again. Raises QueueError where they are others than were handed out."""
+        if tuple(judged.rollout.id for judged in rollouts) != self.out[step].rollout_ids:
+            raise QueueError(f"batch {step} comes back with other rollouts than it was handed out with")
+        self._rollouts[step] = tuple(rollouts)
+
+    def hand_out(self, entry: HandedOut, rollouts: Sequence[JudgedRollout] | None) -> None:
+        """The next batch is handed out; rollouts: None for one that is handed out again."""
+        if entry.step != self.step + 1 or entry.lineage != self.lineage:
+            raise QueueError(f"batch {entry.step} of lineage {entry.lineage} does not follow step {self.step} of lineage {self.lineage}")
+        self.step, self.reached = entry.step, max(entry.step, self.reached)
+        self.out[entry.step] = entry
+        if rollouts is not None:
+            self._rollouts[entry.step] = tuple(rollouts)
+
+    def applied(self, step: int) -> None:
+        """Weights of a step are in use: no learner that lives asks for batches before it. The last one is kept whatever is applied."""
+        if self._is_forgetful:
+            for earlier in [other for other in self._rollouts if other < min(step, self.step)]:
+                del self._rollouts[earlier]
+
+    def commit(self, step: int) -> None:
+        self.committed = max(step, self.committed)
+        for covered in [other for other in self.out if other <= self.committed]:
+            del self.out[covered]
+            self._rollouts.pop(covered, None)
+
+    def require_commit(self, step: int) -> None:
+        """Raises QueueError where this step cannot be committed: nothing below the learner's own step may go."""
+        if step > self.step:
+            raise QueueError(f"step {step} cannot be committed: step {self.step} is the last one that was handed out")
+
+    def require_roll_back(self, step: int) -> None:
+        """Raises QueueError where the run cannot go on from a checkpoint of this step."""
+        if not self.committed <= step <= self.reached:
+            raise QueueError(
+                f"the queue cannot be rolled back to step {step}: it has the batches of steps {self.committed + 1} to {self.reached}; "
+                "an older checkpoint than the oldest kept one was loaded, or one of another run"
+            )
+
+    def roll_back(self, step: int, lineage: int) -> None:
+        self.step, self.lineage = step, lineage
+
+    def restore(self, out: Sequence[HandedOut], *, step: int, reached: int, committed: int, lineage: int) -> None:
+        """Those of a snapshot; all rollouts have to be recalled."""
+        self.step, self.reached, self.committed, self.lineage = step, reached, committed, lineage
+        self.out = {entry.step: entry for entry in out}
+        self._rollouts.clear()
