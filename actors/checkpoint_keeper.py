@@ -10,10 +10,10 @@ import msgspec
 
 from actors.evaluation_keeper import EvaluationKeeper
 from actors.fleet import Fleet
-from actors.learner_actor import Saved
 from actors.resume import OpenRun
 from actors.run_facts import RunFacts
 from learner import version_log
+from learner.checkpoint_report import Saved
 from rlvr.errors import StoreError
 from rlvr.records import Version
 

@@ -49,6 +49,7 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
     """What the controller learns of one step."""
 
     report: StepReport
+    lineage: int
     wait_s: float
     """Seconds the learner waited for this step's batch."""
     rollouts: bytes
@@ -204,7 +205,7 @@ class LearnerActor:
             tensors = self._publish(keep=is_evaluated(step, self._config.run))
             if self._rank == 0:
                 measure_step(self._metrics, report, waited_s=waited_s)
-                self._news.put(StepResult(report=report, wait_s=waited_s, rollouts=compress(batch)))
+                self._news.put(StepResult(report=report, lineage=self._learner.version.lineage, wait_s=waited_s, rollouts=compress(batch)))
             if self._is_checkpoint(step):
                 self._checkpoints.begin(tensors)
 

@@ -14,11 +14,12 @@ from actors.calls import outcome
 from actors.checkpoint_keeper import CheckpointKeeper
 from actors.evaluation_keeper import EvaluationKeeper
 from actors.fleet import Fleet
-from actors.learner_actor import Published, Saved, SaveFailed, StepResult
+from actors.learner_actor import Published, StepResult
 from actors.progress import RunProgress
 from actors.run_facts import RunFacts
 from actors.run_folder import METRICS, RunFolder
 from learner.broadcaster import Membership
+from learner.checkpoint_report import Damaged, Saved, SaveFailed
 from rlvr.errors import ActorError
 from rlvr.records import Version
 
@@ -111,8 +112,11 @@ class Training:
                 case Saved():
                     await self._keeper.saved(news)
                 case SaveFailed():
-                    self._folder.event("checkpoint_failed", version=str(news.version), error=news.error)
-                    self._progress.say(f"the checkpoint of version {news.version} could not be written: {news.error}")
+                    self._folder.event("checkpoint_failed", version=str(news.version), error=news.reason)
+                    self._progress.say(f"the checkpoint of version {news.version} could not be written: {news.reason}")
+                case Damaged():
+                    self._folder.event("checkpoint_damaged", step=news.step, error=news.reason)
+                    self._progress.say(f"the checkpoint of step {news.step} is damaged ({news.reason}); the run goes on from the one before it")
                 case Membership():
                     self.membership = news
                     self._folder.event("epoch", epoch=news.epoch, members=list(news.members), lost=list(news.lost), seconds=news.seconds)
