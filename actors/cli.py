@@ -1,13 +1,14 @@
-"""The command line: `firesteel run | eval | verify | status | rollouts | doctor | config`.
+"""The command line: `firesteel run | stop | scale | eval | verify | status | rollouts | doctor | config`.
 
-Owns arguments, exit codes and the one place where an error becomes a sentence: 0 done, 1 failed, 2 bad input, 130 interrupted. Each command imports
-what it needs when it is called, so that the verifier's image, which has neither torch nor vLLM, runs what it can.
+Owns arguments, exit codes and the one place where an error becomes a sentence: 0 done, 1 failed, 2 bad input, 130 or 143
+interrupted by Ctrl-C or SIGTERM. Each command imports what it needs when it is called, so that the verifier's image, which has neither torch nor
+vLLM, runs what it can.
 """
 
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, cast
 
 import typer
 
@@ -39,20 +40,44 @@ def run(
     file: RunFile,
     overrides: Overrides = [],  # noqa: B006 - typer copies the default
     run_dir: Annotated[Path | None, typer.Option("--run-dir", help="the run's folder; default runs/NAME-TIME")] = None,
-    resume: Annotated[str | None, typer.Option("--resume", metavar="must|auto", help="go on with an unfinished run")] = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="must|auto", help="go on with an unfinished run; auto: start where there is none")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything that needs no model and no GPU, print the plan")] = False,
     debug: Debug = False,
 ) -> None:
     """Train."""
-    if resume is not None:
-        raise UserError(f"--resume {resume}: resuming a run is not built yet; start a new one, with a checkpoint's folder as model.policy")
+    if resume not in (None, "must", "auto"):
+        raise UserError(f"--resume is must or auto, got {resume!r}")
+    mode = cast('Literal["must", "auto"] | None', resume)
     if dry_run:
         from actors.commands import plan as plan_command
 
-        raise typer.Exit(plan_command.dry_run(file, overrides, run_dir))
+        raise typer.Exit(plan_command.dry_run(file, overrides, run_dir, resume=mode))
     from actors.commands import run as run_command
 
-    raise typer.Exit(run_command.run(file, overrides, run_dir))
+    raise typer.Exit(run_command.run(file, overrides, run_dir, resume=mode))
+
+
+@app.command()
+def stop(run_dir: RunDir, debug: Debug = False) -> None:
+    """End a live run in good order: a last checkpoint, then everything ends."""
+    from actors.commands import stop as stop_command
+
+    stop_command.stop(run_dir)
+
+
+@app.command()
+def scale(
+    run_dir: RunDir,
+    generators: Annotated[int | None, typer.Option("--generators", metavar="N", help="inference engines wanted")] = None,
+    verifiers: Annotated[int | None, typer.Option("--verifiers", metavar="N", help="verifier actors wanted")] = None,
+    debug: Debug = False,
+) -> None:
+    """More or fewer workers in a live run."""
+    from actors.commands import scale as scale_command
+
+    scale_command.scale(run_dir, generators=generators, verifiers=verifiers)
 
 
 @app.command("eval")
@@ -101,7 +126,7 @@ def verify(
 
 @app.command()
 def status(run_dir: RunDir, as_json: Annotated[bool, typer.Option("--json", help="as JSON")] = False, debug: Debug = False) -> None:
-    """What a run is doing: actors, version, slots, rates, last events."""
+    """What a run is doing: actors, version, lineage, slots, leases, rates, last events."""
     from actors.commands import look as look_commands
 
     look_commands.status(run_dir, as_json=as_json)

@@ -9,6 +9,7 @@ import re
 import shutil
 import time
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from actors.disk_space import checkpoints_bytes
 from actors.run_history import FACTS, MIRROR
@@ -28,8 +29,11 @@ def default_path(name: str) -> Path:
 
 
 def store_root(config: Config, run_dir: Path) -> str:
-    """A folder or a URL: `rlvr.store.open_root` opens it."""
-    return f"{config.run.store.rstrip('/')}/{config.run.name}" if config.run.store else str(run_dir.absolute())
+    """A folder or a URL: `rlvr.store.open_root` opens it. A `file://` URL is a folder."""
+    if not config.run.store:
+        return str(run_dir.absolute())
+    store = unquote(urlsplit(config.run.store).path) if config.run.store.startswith("file://") else config.run.store
+    return f"{store.rstrip('/')}/{config.run.name}"
 
 
 def open_run_store(config: Config, run_dir: Path) -> Store:

@@ -1,9 +1,13 @@
-"""The controller's HTTP address: service discovery for Prometheus, the run's status, and the controller's own metrics.
+"""The controller's HTTP address: service discovery for Prometheus, the run's status, the controller's own metrics, and what steers a live run.
 
-Owns three paths: `/sd` (http_sd_config), `/status` (JSON), `/metrics`. Knows no Ray; asks a callable for what it serves.
+Owns five paths: GET `/sd` (http_sd_config), `/status` (JSON), `/metrics`; POST `/stop`, and `/scale` with {"generators": n, "verifiers": m}.
+Whoever may reach the address may look; to steer takes the token of the run folder's run.json, as `Authorization: Bearer TOKEN`. Knows no Ray; asks
+callables for what it serves and does. A refusal is one sentence: 401 without the token, 400 for a body that is none, 409 where the run refuses.
 """
 
 import errno
+import hmac
+import secrets
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -15,6 +19,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from rlvr.errors import UserError
 
 EVERY_ADDRESS = ("0.0.0.0", "::", "")
+
+
+class Scaling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of POST /scale: how many of each there are to be; None = as many as now."""
+
+    generators: int | None = None
+    verifiers: int | None = None
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,21 +84,35 @@ class Service:
         run: str,
         targets: Callable[[], Sequence[Target]],
         status: Callable[[], Awaitable[dict[str, Any]]],
+        stop: Callable[[], Awaitable[dict[str, Any]]],
+        scale: Callable[[int | None, int | None], Awaitable[dict[str, Any]]],
         registry: CollectorRegistry,
         advertise: str = "",
     ) -> None:
-        """advertise: the host under which others find the service where it is bound to every address; empty = this machine's own address."""
+        """advertise: the host under which others find the service where it is bound to every address; empty = this machine's own address.
+
+        stop, scale (generators, verifiers): do it and say what was done; a UserError is the answer to whoever asked.
+        """
         self._run = run
         self._advertise = advertise
         self._targets = targets
         self._status = status
+        self._stop = stop
+        self._scale = scale
         self._registry = registry
         application = web.Application()
         application.add_routes(
-            [web.get("/sd", self._serve_targets), web.get("/status", self._serve_status), web.get("/metrics", self._serve_metrics)]
+            [
+                web.get("/sd", self._serve_targets),
+                web.get("/status", self._serve_status),
+                web.get("/metrics", self._serve_metrics),
+                web.post("/stop", self._serve_stop),
+                web.post("/scale", self._serve_scale),
+            ]
         )
         self._runner = web.AppRunner(application, access_log=None)
         self.address = ""
+        self.token = secrets.token_urlsafe(24)
 
     async def start(self, bind: str, port: int) -> None:
         """Listen. Raises UserError where the port is taken or the address is not this machine's."""
@@ -113,3 +138,29 @@ class Service:
 
     async def _serve_metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _serve_stop(self, request: web.Request) -> web.Response:
+        self._check_token(request)
+        return await _answer(self._stop())
+
+    async def _serve_scale(self, request: web.Request) -> web.Response:
+        self._check_token(request)
+        try:
+            wanted = msgspec.json.decode(await request.read(), type=Scaling)
+        except msgspec.DecodeError as error:
+            raise web.HTTPBadRequest(text=f'the body is to be {{"generators": N, "verifiers": N}}: {error}') from error
+        if wanted.generators is None and wanted.verifiers is None:
+            raise web.HTTPBadRequest(text="the body names neither generators nor verifiers")
+        return await _answer(self._scale(wanted.generators, wanted.verifiers))
+
+    def _check_token(self, request: web.Request) -> None:
+        given = request.headers.get("Authorization", "")
+        if not hmac.compare_digest(given.encode(errors="surrogateescape"), f"Bearer {self.token}".encode()):
+            raise web.HTTPUnauthorized(text="this needs the token of the run folder's run.json", headers={"WWW-Authenticate": "Bearer"})
+
+
+async def _answer(done: Awaitable[dict[str, Any]]) -> web.Response:
+    try:
+        return web.Response(body=msgspec.json.encode(await done), content_type="application/json")
+    except UserError as error:
+        raise web.HTTPConflict(text=str(error)) from error

@@ -5,8 +5,7 @@ Owns their output. They read the run folder; `status` asks a live run's controll
 
 import json
 import sys
-import urllib.error
-import urllib.request
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from actors.live_run import ask_status, silence
 from actors.rollout_files import KeptRollout, decompress
 from actors.run_folder import EVALUATIONS, EVENTS, METRICS, RunFolder
 from rlvr.config_file import dump_config, load_config
@@ -21,8 +21,8 @@ from rlvr.config_schema import explain
 from rlvr.errors import ConfigError, UserError
 from rlvr.records import VerdictKind
 
-STATUS_S = 5.0
 LAST_EVENTS = 8
+MOST_LEASES = 20
 
 
 def status(run_dir: Path, *, as_json: bool) -> None:
@@ -41,7 +41,7 @@ def status(run_dir: Path, *, as_json: bool) -> None:
         if summary["error"]:
             console.print(f"error: {summary['error']}", markup=False)
     else:
-        console.print(f"{folder.path}: the run does not answer and has left no summary: it was killed, or its host is out of reach", markup=False)
+        console.print(silence(folder), markup=False, soft_wrap=True)
     for event in facts["events"]:
         rest = {key: value for key, value in event.items() if key not in ("time", "event", "targets") and value is not None}
         console.print(f"{event['time']}  {event['event']}  {' '.join(f'{key}={value}' for key, value in rest.items())}", markup=False, soft_wrap=True)
@@ -79,24 +79,12 @@ def config(file: Path | None, overrides: Sequence[str]) -> None:
 def _facts(folder: RunFolder) -> dict[str, Any]:
     metrics, summary = folder.read(METRICS), folder.summary()
     return {
-        "live": None if summary is not None else _ask(folder),
+        "live": None if summary is not None else ask_status(folder),
         "summary": summary,
         "last_step": metrics[-1] if metrics else None,
         "last_evaluations": folder.read(EVALUATIONS)[-2:],
         "events": folder.read(EVENTS)[-LAST_EVENTS:],
     }
-
-
-def _ask(folder: RunFolder) -> dict[str, Any] | None:
-    address = folder.address()
-    if address is None:
-        return None
-    try:
-        with urllib.request.urlopen(f"{address.service}/status", timeout=STATUS_S) as answer:
-            live: dict[str, Any] = json.load(answer)
-            return live
-    except (urllib.error.URLError, OSError, ValueError):
-        return None
 
 
 def _show_live(console: Console, live: dict[str, Any]) -> None:
@@ -106,22 +94,52 @@ def _show_live(console: Console, live: dict[str, Any]) -> None:
         markup=False,
         highlight=False,
     )
+    console.print(_facts_table(live))
     table = Table("role", "replica", "metrics")
     for actor in live["actors"]:
         table.add_row(actor["role"], actor["replica"], actor["address"])
     console.print(table)
     if live["queue"] is not None:
-        counts = live["queue"]["counts"]
-        slots = ", ".join(f"{state} {number}" for state, number in counts["slots"].items())
-        console.print(f"slots of {counts['capacity']}: {slots}", markup=False, highlight=False)
-        dropped = ", ".join(f"{reason} {number}" for reason, number in counts["dropped"].items() if number) or "none"
-        console.print(
-            f"rollouts: accepted {counts['accepted']}, consumed {counts['consumed']}, held {counts['held']}, dropped {dropped}; "
-            f"staleness at most {counts['staleness_max_seen']}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        _show_queue(console, live["queue"])
+
+
+def _facts_table(live: dict[str, Any]) -> Table:
+    """What a run that lives through deaths and changes is known by."""
+    table = Table(show_header=False)
+    alive = live.get("alive") or Counter(actor["role"] for actor in live["actors"])
+    numbers = ", ".join(f"{role} {alive.get(role, 0)} of {wanted}" for role, wanted in live["wanted"].items())
+    restarts = ", ".join(f"{part} {number}" for part, number in live["restarts"].items() if number) or "none"
+    epoch = "none yet" if live["epoch"] is None else f"{live['epoch']}: {', '.join(live['receivers']) or 'no receivers'}"
+    for name, value in (
+        ("alive of wanted", numbers),
+        ("lineage", live["lineage"]),
+        ("queue incarnation", live["incarnation"]),
+        ("broadcast epoch", epoch),
+        ("last checkpoint", "none yet" if live["checkpoint"] is None else f"step {live['checkpoint']}"),
+        ("restarts", restarts),
+    ):
+        table.add_row(name, "unknown" if value is None else str(value))
+    return table
+
+
+def _show_queue(console: Console, queue: dict[str, Any]) -> None:
+    counts = queue["counts"]
+    slots = ", ".join(f"{state} {number}" for state, number in counts["slots"].items())
+    console.print(f"slots of {counts['capacity']}: {slots}", markup=False, highlight=False)
+    dropped = ", ".join(f"{reason} {number}" for reason, number in counts["dropped"].items() if number) or "none"
+    console.print(
+        f"rollouts: accepted {counts['accepted']}, consumed {counts['consumed']}, held {counts['held']}, dropped {dropped}; "
+        f"staleness at most {counts['staleness_max_seen']}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    leases = Table("lease", "kind", "worker", "members", "age")
+    for lease in queue["leases"][:MOST_LEASES]:
+        leases.add_row(lease["id"], lease["kind"], lease["worker"], str(lease["members"]), f"{lease['age_s']:.0f} s")
+    console.print(leases if queue["leases"] else "leases: none")
+    if len(queue["leases"]) > MOST_LEASES:
+        console.print(f"and {len(queue['leases']) - MOST_LEASES} more leases; --json has them all", highlight=False)
 
 
 def _line(step: int, record: KeptRollout) -> str:

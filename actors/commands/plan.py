@@ -11,7 +11,8 @@ from rich.console import Console
 
 from actors.evaluation import is_evaluated
 from actors.prepare import check_golds, check_sandbox
-from actors.run_folder import check_can_create, default_path
+from actors.resume import Finished, Mode, Resume, Start, decide
+from actors.run_folder import check_can_create
 from actors.service import check_port
 from rlvr import config_rules
 from rlvr.config import Config
@@ -21,10 +22,15 @@ from rlvr.problems import Problem, load_problems, render, training_problems
 from verifier.verify import Verifier
 
 
-def dry_run(file: Path, overrides: Sequence[str], run_dir: Path | None) -> int:
+def dry_run(file: Path, overrides: Sequence[str], run_dir: Path | None, *, resume: Mode | None = None) -> int:
     """Check what needs neither model nor GPU nor network, and print the plan. Raises UserError where a run would be refused for it."""
     config = load_config(file, overrides)
-    check_can_create(run_dir or default_path(config.run.name), config)
+    decided = decide(resume, config, run_dir)
+    if isinstance(decided, Finished):
+        Console().print(decided.sentence, markup=False, highlight=False, soft_wrap=True)
+        return 0
+    if isinstance(decided, Start):
+        check_can_create(decided.run_dir, config)
     check_port(config.metrics.bind, config.metrics.port)
     check_sandbox(config)
     missing = missing_files(config)
@@ -34,7 +40,7 @@ def dry_run(file: Path, overrides: Sequence[str], run_dir: Path | None) -> int:
     for _, problem_file, _ in config_rules.evaluation_files(config):
         if str(problem_file) not in missing:
             check_golds(load_problems(problem_file), Verifier.for_evaluation(config))
-    Console().print("\n".join([*_plan(config, problems), *_end(missing.values())]), markup=False, highlight=False, soft_wrap=True)
+    Console().print("\n".join([*_plan(config, problems, decided), *_end(missing.values())]), markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -51,7 +57,7 @@ def _end(unchecked: Iterable[str]) -> list[str]:
     return [*found, "nothing of what was checked would be refused; the model, its tokenizer and the GPUs are looked at when the run starts"]
 
 
-def _plan(config: Config, problems: Sequence[Problem] | None) -> list[str]:
+def _plan(config: Config, problems: Sequence[Problem] | None, decided: Start | Resume) -> list[str]:
     if problems is None:
         known = f"problems: those of {config.prompts.file}"
     else:
@@ -62,7 +68,8 @@ def _plan(config: Config, problems: Sequence[Problem] | None) -> list[str]:
         )
     evaluations = sum(is_evaluated(step, config.run) for step in range(config.run.num_steps + 1))
     return [
-        f"run {config.run.name}: {config.run.num_steps} steps, seed {config.run.seed}",
+        f"run {config.run.name}: {config.run.num_steps} steps, seed {config.run.seed}"
+        + (f"; it goes on in {decided.run_dir}, where {decided.facts.steps} steps were trained" if isinstance(decided, Resume) else ""),
         f"model: {config.model.policy}, computed in {config.model.compute_dtype}, masters in {config.model.param_dtype}",
         known,
         f"generators: {config.generators.count} × {config.generators.tensor_parallel} ({config.generators.device}), up to "

@@ -133,9 +133,12 @@ def test_a_run_folder_that_exists_is_refused(firesteel: Callable[..., tuple[int,
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_resume_is_refused_until_it_is_built(firesteel: Callable[..., tuple[int, str]], run_file: Path) -> None:
-    code, said = firesteel("run", str(run_file), "--resume", "auto")
-    assert (code, "not built yet" in said) == (2, True)
+def test_a_resume_of_a_run_that_is_not_there_is_refused(firesteel: Callable[..., tuple[int, str]], run_file: Path, tmp_path: Path) -> None:
+    for words in ((), ("--dry-run",)):
+        code, said = firesteel("run", str(run_file), "--run-dir", str(tmp_path / "out"), "--resume", "must", *words)
+        assert (code, said.count("\n")) == (2, 1)
+        assert "there is no run folder" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_run_file_is_refused(firesteel: Callable[..., tuple[int, str]], tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def test_the_store_is_the_run_folder_or_a_folder_of_the_runs_name_in_the_store(t
     assert store_root(Config(), tmp_path / "run") == str(tmp_path / "run")
     assert store_root(stored(tmp_path / "store"), tmp_path / "x") == str(tmp_path / "store" / "run")
     assert store_root(Config(run=RunConfig(name="n", store="memory://bucket/")), tmp_path) == "memory://bucket/n"
+    assert store_root(Config(run=RunConfig(name="n", store="file:///a%20b")), tmp_path) == "/a b/n"
 
 
 @pytest.mark.parametrize("name", ["checkpoints/step-000001/checkpoint.json", "journal/00000001.journal", "history/facts.json"])

@@ -1,0 +1,68 @@
+"""How a command speaks with a live run that it knows by its folder alone.
+
+Owns the HTTP calls and the sentence about a run that does not answer. Called by `status`, `stop` and `scale`; needs neither Ray nor torch.
+"""
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+from actors.run_folder import CONFIG, RunFolder
+from actors.run_lock import LockReading, read_lock
+from actors.run_place import open_run_store
+from rlvr.config_file import load_config
+from rlvr.errors import FiresteelError, UserError
+
+ANSWER_S = 10.0
+
+
+def ask_status(folder: RunFolder) -> dict[str, Any] | None:
+    """What the run's controller says of it; None where none answers."""
+    address = folder.address()
+    if address is None:
+        return None
+    try:
+        with urllib.request.urlopen(f"{address.service}/status", timeout=ANSWER_S) as answer:
+            live: dict[str, Any] = json.load(answer)
+            return live
+    except (urllib.error.URLError, OSError, ValueError):
+        return None
+
+
+def steer(folder: RunFolder, verb: str, body: dict[str, int]) -> dict[str, Any]:
+    """Ask the controller to `stop` or `scale`; returns what it did. Raises UserError with its refusal, and where the run is over or silent."""
+    summary, address = folder.summary(), folder.address()
+    if summary is not None:
+        raise UserError(f"{folder.path}: the run is over: {summary['stopped']} after {summary['steps']} steps")
+    if address is None:
+        raise UserError(silence(folder))
+    request = urllib.request.Request(
+        f"{address.service}/{verb}",
+        data=json.dumps(body).encode(),
+        headers={"Authorization": f"Bearer {address.token}", "Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:
+            done: dict[str, Any] = json.load(answer)
+            return done
+    except urllib.error.HTTPError as error:
+        with error:
+            raise UserError(f"{folder.path}: {error.read().decode(errors='replace')}") from error
+    except (OSError, ValueError) as error:  # URLError is an OSError
+        raise UserError(silence(folder)) from error
+
+
+def silence(folder: RunFolder) -> str:
+    """The sentence about a run that left no summary and does not answer: since when, and what to do."""
+    owner = _owner(folder)
+    known = f"{owner.sentence}; " if owner is not None and owner.lock is not None else ""
+    return f"{folder.path}: the run does not answer: {known}`firesteel run RUN.toml --run-dir {folder.path} --resume must` goes on with one that died"
+
+
+def _owner(folder: RunFolder) -> LockReading | None:
+    """Of the run's store, as far as this host reaches it."""
+    try:
+        return read_lock(open_run_store(load_config(folder.path / CONFIG), folder.path))
+    except FiresteelError:
+        return None
