@@ -1,4 +1,4 @@
-"""What a run's checkpoints will take on the disk, told from the model's weights before anything is written.
+"""What a run's checkpoints and version log will take on the disk, told from the model's weights before anything is written.
 
 Owns the estimate. Called by the run folder's check; reads the header of a safetensors file, never the weights. Needs no torch.
 """
@@ -13,18 +13,21 @@ PUBLISHED_BYTES = 2
 """Of a parameter in a checkpoint's model folder: bf16."""
 STATE_TENSORS = 3
 """Of a parameter in a checkpoint's exact state: master weight and AdamW's two moments, all in model.param_dtype."""
+LOGGED_VERSIONS = 3
+"""Whole versions in the version log at once: the newest two and the one being written. Those that wait for their evaluation are not foreseen."""
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MAX_HEADER_BYTES = 100 * 2**20
 
 
-def checkpoints_bytes(config: Config) -> int | None:
-    """Bytes of the checkpoints that lie on the disk at once; None for a model whose size is not known here, such as one of a hub."""
+def weights_bytes(config: Config) -> int | None:
+    """Bytes of the checkpoints and versions that lie on the disk at once; None for a model whose size is not known here, such as one of a hub."""
     num_params = count_params(Path(config.model.policy))
     if num_params is None:
         return None
-    return num_params * (PUBLISHED_BYTES + STATE_TENSORS * DTYPE_BYTES[config.model.param_dtype]) * checkpoints_at_once(config)
+    checkpoint = PUBLISHED_BYTES + STATE_TENSORS * DTYPE_BYTES[config.model.param_dtype]
+    return num_params * (checkpoint * checkpoints_at_once(config) + PUBLISHED_BYTES * LOGGED_VERSIONS)
 
 
 def checkpoints_at_once(config: Config) -> int:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from actors.disk_space import checkpoints_bytes
+from actors.disk_space import weights_bytes
 from actors.run_history import FACTS, MIRROR
 from rlvr.config import Config
 from rlvr.errors import StoreError, UserError
@@ -55,7 +55,7 @@ def check_can_create(path: Path, config: Config) -> None:
             "or go on with the run in it by --resume must"
         )
     parent = _parent_to_write(path, what="the run folder")
-    needed = checkpoints_bytes(config) or 0
+    needed = weights_bytes(config) or 0
     check_free(parent, MIN_FREE_BYTES + (0 if config.run.store else needed), remedy="choose another --run-dir")
     if not config.run.store:
         return

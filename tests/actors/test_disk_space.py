@@ -7,7 +7,7 @@ import msgspec
 import torch
 from safetensors.torch import save_file
 
-from actors.disk_space import checkpoints_at_once, checkpoints_bytes, count_params
+from actors.disk_space import checkpoints_at_once, weights_bytes, count_params
 from rlvr.config import Config
 
 
@@ -33,14 +33,14 @@ def test_nothing_is_said_of_a_model_that_is_not_here_or_not_readable(tmp_path: P
     for content in (b"", b"\xff" * 16, (2).to_bytes(8, "little") + b"[]", (4).to_bytes(8, "little") + b"{{{{"):
         (tmp_path / "model.safetensors").write_bytes(content)
         assert count_params(tmp_path) is None
-    assert checkpoints_bytes(config(model={"policy": "owner/model"})) is None
+    assert weights_bytes(config(model={"policy": "owner/model"})) is None
 
 
-def test_a_checkpoint_holds_bf16_weights_masters_and_two_moments(tmp_path: Path) -> None:
+def test_a_checkpoint_holds_bf16_weights_masters_and_two_moments_and_the_log_three_versions(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(10)}, tmp_path / "model.safetensors")
     one = {"checkpoint_every_steps": 0}
-    assert checkpoints_bytes(config(model={"policy": str(tmp_path)}, run=one)) == 10 * (2 + 3 * 4)
-    assert checkpoints_bytes(config(model={"policy": str(tmp_path), "param_dtype": "bfloat16"}, run=one)) == 10 * (2 + 3 * 2)
+    assert weights_bytes(config(model={"policy": str(tmp_path)}, run=one)) == 10 * (2 + 3 * 4 + 3 * 2)
+    assert weights_bytes(config(model={"policy": str(tmp_path), "param_dtype": "bfloat16"}, run=one)) == 10 * (2 + 3 * 2 + 3 * 2)
 
 
 def test_the_disk_holds_the_kept_checkpoints_and_the_one_being_written_or_all_that_are_made() -> None:
