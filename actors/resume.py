@@ -21,7 +21,7 @@ from actors.run_place import LOCK_FILES, check_can_create, default_path, open_ru
 from rlvr.config import Config
 from rlvr.config_file import parse_config
 from rlvr.errors import ConfigError, FiresteelError, StoreError, UserError
-from rlvr.store import Store
+from rlvr.store import FolderStore, Store
 
 logger = logging.getLogger(__name__)
 
@@ -148,13 +148,14 @@ def open_run(decided: Start | Resume, config: Config) -> OpenRun:
     store = open_run_store(config, path)
     if isinstance(decided, Resume):
         lock = RunLock.acquire(store, silent=decided.silent)
-        if is_mirrored:
-            pull_history(store, path)
-        facts = decode_facts(_history(store, FACTS, config), where=_where(config, path))  # the owner before us may have had a last word
-        run = OpenRun(RunFolder.reopen(path, config), store, lock, before=facts, is_mirrored=is_mirrored)
-        run.folder.event("resumed", resumes=facts.resumes + 1, changed=list(decided.changed))
-        run.save(msgspec.structs.replace(facts, stopped=None, num_steps=config.run.num_steps, resumes=facts.resumes + 1))
-        return run
+        try:
+            return _reopen(decided, config, store, lock)
+        except OSError as error:
+            lock.release()
+            raise UserError(f"the run folder {path} cannot be made: {error.strerror}; choose another --run-dir") from error
+        except UserError:
+            lock.release()
+            raise
     if not is_mirrored:
         folder = RunFolder.create(path, config)
         return OpenRun(folder, store, RunLock.acquire(store), before=None, is_mirrored=False)
@@ -167,6 +168,19 @@ def open_run(decided: Start | Resume, config: Config) -> OpenRun:
         lock.release()
         raise
     return OpenRun(folder, store, lock, before=None, is_mirrored=True)
+
+
+def _reopen(decided: Resume, config: Config, store: Store, lock: RunLock) -> OpenRun:
+    path, is_mirrored = decided.run_dir, bool(config.run.store)
+    if isinstance(store, FolderStore):
+        store.sweep(older_s=0.0)
+    if is_mirrored:
+        pull_history(store, path)
+    facts = decode_facts(_history(store, FACTS, config), where=_where(config, path))  # the owner before us may have had a last word
+    run = OpenRun(RunFolder.reopen(path, config), store, lock, before=facts, is_mirrored=is_mirrored)
+    run.folder.event("resumed", resumes=facts.resumes + 1, changed=list(decided.changed))
+    run.save(msgspec.structs.replace(facts, stopped=None, num_steps=config.run.num_steps, resumes=facts.resumes + 1))
+    return run
 
 
 def differences(before: Config, now: Config) -> dict[str, str]:

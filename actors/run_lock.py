@@ -62,8 +62,8 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True):
     """lock.json."""
 
     owner: Owner
-    heartbeat: float
-    """Seconds since 1970 by the owner's clock."""
+    heartbeat_ms: int
+    """Since 1970 by the owner's clock."""
     format: int = FORMAT
 
 
@@ -90,7 +90,7 @@ def read_lock(store: Store, *, now: Callable[[], float] = time.time) -> LockRead
         lock = _decoded(store.read(LOCK))
     except FileNotFoundError:
         return LockReading(state=LockState.FREE)
-    silent_s = max(0.0, now() - lock.heartbeat)
+    silent_s = max(0.0, now() - lock.heartbeat_ms / 1000)
     is_stale = silent_s >= STALE_S or _is_gone(lock.owner)
     return LockReading(state=LockState.STALE if is_stale else LockState.ALIVE, lock=lock, silent_s=silent_s)
 
@@ -133,8 +133,8 @@ class RunLock:
         """
         try:
             with _guarded(self._store):
-                self._check()
-                _write(self._store, self.owner, self._now())
+                length = self._check()
+                _write(self._store, self.owner, self._now(), in_place_of=length)
         except StoreError as error:
             if time.monotonic() - self._last_beat >= STALE_S:
                 raise LockLost(f"no heartbeat could be written for {STALE_S:g} s, others may own the run by now: {error}") from error
@@ -147,15 +147,18 @@ class RunLock:
             self._check()
             self._store.remove(LOCK)
 
-    def _check(self) -> None:
+    def _check(self) -> int:
+        """The length of the lock as it stands. Raises LockLost unless it is ours."""
         try:
-            lock = _decoded(self._store.read(LOCK))
+            data = self._store.read(LOCK)
         except FileNotFoundError:
             raise LockLost(f"the run's lock was removed: another process may own it by now; this one, {self.owner.pid}, stops") from None
+        lock = _decoded(data)
         if lock.owner.token != self.owner.token:
             raise LockLost(
                 f"the run was taken over by process {lock.owner.pid} of {lock.owner.host}, since this one, {self.owner.pid}, was silent; it stops"
             )
+        return len(data)
 
 
 def _this_process() -> Owner:
@@ -202,8 +205,13 @@ def _decoded(data: bytes) -> Lock:
         raise UserError(f"{LOCK} cannot be read ({error}); remove it where no process of this run lives") from error
 
 
-def _write(store: Store, owner: Owner, heartbeat: float) -> None:
-    store.write(LOCK, msgspec.json.encode(Lock(owner=owner, heartbeat=heartbeat)))
+def _write(store: Store, owner: Owner, now: float, *, in_place_of: int = 0) -> None:
+    """A beat in a folder overwrites the lock, of the same length, where it lies: that works on a full disk too, where a run waits for space."""
+    data = msgspec.json.encode(Lock(owner=owner, heartbeat_ms=int(now * 1000)))
+    if len(data) == in_place_of and store.local(LOCK) is not None:
+        store.write_at(LOCK, data, offset=0)
+    else:
+        store.write(LOCK, data)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ Owns the Ray actor that stands beside the folder, the store that reaches through
 store. The controller makes the actor, on its own node; queue, learner and generators call `open_store`.
 """
 
+import contextlib
 import itertools
 import os
 import time
@@ -101,7 +102,8 @@ class RemoteStore:
                         break
             self.rename(part, name)
         except BaseException:
-            self.remove(part)
+            with contextlib.suppress(StoreError):
+                self.remove(part)
             raise
 
     def download(self, name: str, file: Path) -> None:

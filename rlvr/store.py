@@ -11,6 +11,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -159,6 +160,18 @@ class FolderStore:
 
     def local(self, name: str) -> Path | None:
         return self._path(name)
+
+    def sweep(self, *, older_s: float) -> int:
+        """Remove what killed writers left half written, except what is younger than `older_s`; returns how many files went."""
+        now, swept = time.time(), 0
+        with _named("sweep", self.root):
+            for parent, _, files in os.walk(self.root):
+                for path in (Path(parent, file) for file in files if is_part(file)):
+                    with contextlib.suppress(FileNotFoundError):
+                        if now - path.stat().st_mtime >= older_s:
+                            path.unlink()
+                            swept += 1
+        return swept
 
     def _path(self, name: str) -> Path:
         return self.root / checked(name)

@@ -15,6 +15,7 @@ from actors.run_history import FACTS, FORMAT, FactsSoFar
 from actors.run_lock import LOCK, Lock, LockState, RunLock, read_lock
 from rlvr.config import Config
 from rlvr.errors import LockLost, UserError
+from rlvr.store import FolderStore
 
 MODES: tuple[Mode, ...] = ("must", "auto")
 
@@ -204,7 +205,7 @@ def test_auto_takes_over_from_an_owner_that_does_not_beat_whatever_its_clock_say
 ) -> None:
     run = open_run(Start(run_dir=tmp_path / "run"), place)
     lock = msgspec.json.decode(run.store.read(LOCK), type=Lock)
-    run.store.write(LOCK, msgspec.json.encode(msgspec.structs.replace(lock, heartbeat=lock.heartbeat + 3600)))
+    run.store.write(LOCK, msgspec.json.encode(msgspec.structs.replace(lock, heartbeat_ms=lock.heartbeat_ms + 3_600_000)))
     monkeypatch.setattr(resume, "LOOK_S", 0.01)
     monkeypatch.setattr(resume, "STALE_S", 0.05)
     decided = decide("auto", place, tmp_path / "run", say=lambda text: None)
@@ -268,6 +269,25 @@ def test_auto_without_a_folder_takes_the_newest_unfinished_run_of_that_name(tmp_
     assert isinstance(decided, Resume)
     assert decided.run_dir == Path("runs/r-20260102-000000")
     assert isinstance(decide("auto", config(run={"name": "new"}), None), Start)
+
+
+def test_what_the_killed_controller_left_half_written_is_swept(place: Config, tmp_path: Path) -> None:
+    run = open_run(Start(run_dir=tmp_path / "run"), place)
+    ended(run, None)
+    run.store.write("versions/0.1", b"whole")
+    (half := Path(str(run.store.local("versions/.0.2.abc.part")))).write_bytes(b"half")
+    open_run(decide("must", place, tmp_path / "run"), place)  # type: ignore[arg-type]
+    assert not half.exists()
+    assert run.store.read("versions/0.1") == b"whole"
+
+
+def test_a_run_folder_that_cannot_be_made_leaves_the_run_to_others(tmp_path: Path) -> None:
+    stored = config(tmp_path / "store")
+    ended(open_run(Start(run_dir=tmp_path / "run"), stored), None)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be made"):
+        open_run(decide("must", stored, tmp_path / "file" / "run"), stored)  # type: ignore[arg-type]
+    assert read_lock(FolderStore(tmp_path / "store" / "r")).state is LockState.FREE
 
 
 def test_a_new_run_that_is_refused_after_all_leaves_nothing_of_itself(place: Config, tmp_path: Path) -> None:

@@ -127,15 +127,28 @@ def test_a_lock_of_a_newer_version_or_of_nobody_is_refused_and_left(store: Store
 def test_an_owner_that_cannot_beat_gives_itself_up_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = RunLock.acquire(FolderStore(tmp_path))
 
-    def full(store: Store, owner: object, heartbeat: float) -> None:
-        raise StoreError("No space left on device")
+    def full(store: Store, owner: object, now: float, *, in_place_of: int) -> None:
+        raise StoreError("Input/output error")
 
     monkeypatch.setattr(run_lock, "_write", full)
-    with pytest.raises(StoreError, match="No space"):
+    with pytest.raises(StoreError, match="Input/output"):
         lock.beat()
     monkeypatch.setattr(run_lock, "STALE_S", 0.0)
     with pytest.raises(LockLost, match="could be written"):
         lock.beat()
+
+
+def test_a_beat_in_a_folder_needs_no_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    store = FolderStore(tmp_path)
+    lock = RunLock.acquire(store, now=clock)
+
+    def full(store: FolderStore, name: str, data: bytes) -> None:
+        raise StoreError("No space left on device")
+
+    monkeypatch.setattr(FolderStore, "write", full)
+    clock.time += STALE_S
+    lock.beat()
+    assert read_lock(store, now=clock).state is LockState.ALIVE
 
 
 class Contested(ObjectStore):

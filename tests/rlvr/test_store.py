@@ -4,6 +4,7 @@ import os
 import secrets
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,19 @@ def test_a_file_that_is_still_being_written_is_not_listed(tmp_path: Path) -> Non
     (tmp_path / f".a.0123{PART}").write_bytes(b"half")
     (tmp_path / "a").write_bytes(b"whole")
     assert names(FolderStore(tmp_path)) == ["a"]
+
+
+def test_what_killed_writers_left_is_swept_unless_it_is_young(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    store.write("deep/a", b"whole")
+    for number, age in enumerate((0.0, 100.0)):
+        part = tmp_path / "deep" / f".a.{number}{PART}"
+        part.write_bytes(b"half")
+        os.utime(part, (time.time() - age, time.time() - age))
+    assert store.sweep(older_s=50.0) == 1
+    assert store.sweep(older_s=0.0) == 1
+    assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["a"]
+    assert FolderStore(tmp_path / "nothing").sweep(older_s=0.0) == 0
 
 
 def test_only_a_folder_store_has_paths(tmp_path: Path) -> None:
