@@ -14,9 +14,11 @@ from actors.run_folder import EVENTS, METRICS, RunFolder
 from actors.run_history import FACTS, FORMAT, FactsSoFar
 from actors.run_lock import LOCK, Lock, LockState, RunLock, read_lock
 from rlvr.config import Config
+from rlvr.config_file import dump_config, load_config
 from rlvr.errors import LockLost, UserError
 from rlvr.store import FolderStore
 
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 MODES: tuple[Mode, ...] = ("must", "auto")
 
 
@@ -307,3 +309,12 @@ def test_a_start_that_loses_the_race_for_the_store_makes_no_folder(tmp_path: Pat
     with pytest.raises(UserError, match="is going"):
         open_run(Start(run_dir=tmp_path / "run"), stored)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("recipe", sorted(path.name for path in RECIPES.glob("*.toml")))
+def test_a_run_file_that_was_kept_is_the_same_as_itself(tmp_path: Path, recipe: str) -> None:
+    given = load_config(RECIPES / recipe)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.toml").write_text(dump_config(given))
+    assert differences(load_config(folder / "config.toml"), given) == {}
