@@ -34,12 +34,18 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         return self.measured <= self.aim if self.at_most else self.measured >= self.aim
 
 
-def write(name: str, claims: Sequence[Claim], *, command: str, details: Mapping[str, Any], folder: Path = RESULTS) -> str:
-    """Write NAME.json into `folder`; returns the same as one line of JSON. A claim that could not be tested does not count against the whole."""
+def write(
+    name: str, claims: Sequence[Claim], *, command: str, details: Mapping[str, Any], flat: Mapping[str, Any] = {}, folder: Path = RESULTS
+) -> str:
+    """Write NAME.json into `folder`; returns the same as one line of JSON. A claim that could not be tested does not count against the whole.
+
+    flat: further keys of the record itself, where somebody reads it by these names.
+    """
     record = {
         "name": name,
         "claims": [{"claim": c.claim, "measured": c.measured, "aim": c.aim, "unit": c.unit, "holds": c.holds} for c in claims],
         "holds": bool(claims) and all(claim.holds is not False for claim in claims),
+        **flat,
         "command": command,
         "commit": commit(),
         "machine": machine(),
