@@ -60,6 +60,7 @@ class Journal:
         retry_s: float = 1.0,
         give_up_s: float = 60.0,
         wall_clock: Callable[[], float] = time.time,
+        has_thread: bool = True,
     ) -> None:
         self._files, self._run, self._observer = files, run, observer
         self._commit_s, self._keep_segments, self._segment_bytes = commit_s, keep_segments, segment_bytes
@@ -78,6 +79,7 @@ class Journal:
         """Entries that must be durable before the segments below a number are removed."""
         self._failure: QueueError | None = None
         self._is_closing = threading.Event()
+        self._has_thread = has_thread
         self._writer = threading.Thread(target=self._write_until_closed, name="journal", daemon=True)
 
     # --- after a crash
@@ -129,7 +131,8 @@ class Journal:
         self._pending.clear()
         self._files.append(position.segment, data, offset=0)
         self._durable = self._appended
-        self._writer.start()
+        if self._has_thread:
+            self._writer.start()
 
     def recall(self, rollout_ids: Sequence[str]) -> Sequence[Rollout | JudgedRollout]:
         """These rollouts, each with its verdict where it has one. Any thread may call it, for rollouts whose entries are durable."""
@@ -198,6 +201,9 @@ class Journal:
             self._changed.notify()
         if self._writer.ident is not None:
             self._writer.join()
+        else:
+            self.write()
+        self._failure = self._failure or QueueError("the journal is closed")
         self._files.close()
 
     # --- inside, under the lock
@@ -223,21 +229,25 @@ class Journal:
     # --- the writer's thread
 
     def _write_until_closed(self) -> None:
-        while True:
+        while not (self._is_closing.is_set() and not self._pending):
             with self._changed:
                 self._changed.wait_for(lambda: self._pending or self._is_closing.is_set())
             if self._commit_s:
                 self._is_closing.wait(self._commit_s)
-            with self._changed:
-                chunks, upto = self._pending, self._appended
-                self._pending = []
-            if not chunks:
-                return
             try:
-                self._commit(chunks)
-            except QueueError as error:
-                self._fail(error)
+                self.write()
+            except Exception as error:  # whatever it is, nobody may wait for this thread any more
+                logger.exception("the journal's writer ended")
+                self._fail(error if isinstance(error, QueueError) else QueueError(f"the journal's writer failed: {error!r}"))
                 return
+
+    def write(self) -> None:
+        """One group commit of all that was appended. The writer's thread does this; a journal without one waits for its caller to do it."""
+        with self._changed:
+            chunks, upto = self._pending, self._appended
+            self._pending = []
+        if chunks:
+            self._commit(chunks)
             self._acknowledge(upto)
             self._remove_covered()
 

@@ -257,15 +257,20 @@ class GroupBook:
         except KeyError as error:
             raise QueueError(f"group {error} is not there, or is trained") from error
 
-    def begin_again(self, step: int) -> None:
-        """Every place of a step is as when it was opened, but for the ids that it has used. None of them may be accepted or leased."""
-        for group in [group for group in self.untrained.values() if group.step == step]:
-            for member in group.members:
-                member.resamples, member.is_ours, member.partial = 0, False, None
-                if member.state is MemberState.CLOSED:
-                    member.state = MemberState.PENDING
-                    self.unsettle(group)
-                    self.sample_again(member)
+    def begin_again(self, step: int) -> int:
+        """Every place of a step is as when it was opened, but for the ids that it has used; returns how many were closed.
+
+        None of them may be accepted or leased.
+        """
+        members = [member for group in self.untrained.values() if group.step == step for member in group.members]
+        closed = [member for member in members if member.state is MemberState.CLOSED]
+        for member in members:
+            member.resamples, member.is_ours, member.partial = 0, False, None
+        for member in closed:
+            member.state = MemberState.PENDING
+            self.unsettle(member.group)
+            self.sample_again(member)
+        return len(closed)
 
     # --- a snapshot
 

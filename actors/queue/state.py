@@ -86,7 +86,7 @@ class QueueState:
                 self.batches.roll_back(step, lineage)
                 self.applied_step = min(self.applied_step, step)
             case BegunAgain(step=step):
-                self.book.begin_again(step)
+                self.ledger.tally.closed_members -= self.book.begin_again(step)
             case Ending():
                 pass  # what it ended was said before
 

@@ -1,12 +1,28 @@
 """Fakes for the queue's tests: rollouts of a lease, verdicts of answers, a plan of equal steps, a clock that is set by hand."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from actors.journal.entries import Change
+from actors.journal.journal import Journal
+from actors.queue.opening import replay
 from actors.rollout_queue import RolloutQueue
-from rlvr.records import LOGPROB_DTYPE, TOKEN_DTYPE, Batch, FinishReason, Lease, Rollout, Unverified, Verdict, VerdictKind, Version, VersionSpan
+from rlvr.records import (
+    LOGPROB_DTYPE,
+    TOKEN_DTYPE,
+    Batch,
+    FinishReason,
+    Lease,
+    Partial,
+    Rollout,
+    Unverified,
+    Verdict,
+    VerdictKind,
+    Version,
+    VersionSpan,
+)
 from rlvr.step_plan import GroupPlan
 
 
@@ -32,6 +48,16 @@ def rollout_of(lease: Lease, rollout_id: str, *, version: int | None = None, len
         seconds=0.1,
         text=f"\\boxed{{{rollout_id}}}",
     )
+
+
+def partial_of(rollout_id: str, *spans: tuple[Version, int]) -> Partial:
+    """An unfinished completion: so many tokens of each version."""
+    edges, length = [], 0
+    for version, num_tokens in spans:
+        edges.append(VersionSpan(version, length, length + num_tokens))
+        length += num_tokens
+    tokens = np.arange(length, dtype=TOKEN_DTYPE).tobytes()
+    return Partial(rollout_id=rollout_id, token_data=tokens, logprob_data=np.full(length, -1.0, LOGPROB_DTYPE).tobytes(), spans=tuple(edges))
 
 
 def rollouts_of(lease: Lease, *, version: int | None = None, length: Callable[[str], int] = lambda _: 3) -> list[Rollout]:
@@ -88,3 +114,73 @@ def batch_of(queue: RolloutQueue, step: int) -> Batch:
     batch = queue.next_batch(step)
     assert batch is not None
     return batch
+
+
+@dataclass
+class MemoryFiles:
+    """Segments in memory. `steps` are the states of the disk after each change; `fail` is raised by appends while it is set."""
+
+    data: dict[int, bytes] = field(default_factory=dict)
+    archive: dict[int, bytes] = field(default_factory=dict)
+    steps: list[dict[int, bytes]] = field(default_factory=list)
+    fail: Exception | None = None
+    is_one_commit_a_segment: bool = False
+
+    def segments(self) -> list[tuple[int, int]]:
+        return [(number, len(self.data[number])) for number in sorted(self.data)]
+
+    def read(self, number: int, *, offset: int = 0, size: int | None = None) -> bytes:
+        return self.data[number][offset:] if size is None else self.data[number][offset : offset + size]
+
+    def append(self, number: int, data: bytes, *, offset: int) -> None:
+        if self.fail is not None:
+            raise self.fail
+        before = self.data.get(number, b"")
+        assert len(before) == offset
+        self.data[number] = before + data
+        self._note()
+
+    def cut(self, number: int, size: int) -> None:
+        self.data[number] = self.data[number][:size]
+        self._note()
+
+    def remove(self, number: int, *, is_kept: bool) -> None:
+        data = self.data.pop(number)
+        if is_kept:
+            self.archive[number] = data
+        self._note()
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _note(self) -> None:
+        self.steps.append(dict(self.data))
+
+
+@dataclass
+class Counting:
+    """An observer of a journal."""
+
+    commits: int = 0
+    failures: int = 0
+
+    def committed(self, num_bytes: int, seconds: float) -> None:
+        self.commits += 1
+
+    def failed(self) -> None:
+        self.failures += 1
+
+
+def journal_on(files: MemoryFiles, **settings: object) -> Journal:
+    return Journal(files, run="a run", observer=Counting(), **{"commit_s": 0.0, **settings})  # type: ignore[arg-type]
+
+
+def reopened(files: MemoryFiles, make: Callable[[int, Callable[[Change], None]], RolloutQueue], **settings: object) -> tuple[RolloutQueue, Journal]:
+    """The queue that this journal has, and the journal. make: of an incarnation, and of who takes its changes."""
+    journal = journal_on(files, **settings)
+    queue = make(journal.inspect(), journal.append)
+    replay(journal, queue)
+    journal.open(lineage=queue.lineage)
+    queue.begin_again()
+    queue.check()
+    return queue, journal
