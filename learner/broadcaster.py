@@ -15,7 +15,7 @@ import msgspec
 from torch import Tensor
 
 from learner.weight_codec import check_tensor, digest
-from learner.weight_protocol import KEPT_MAX, LIFE_S, content
+from learner.weight_protocol import KEPT_MAX, LIFE_S, STAY, content
 from learner.weight_roll import Roll
 from learner.weights import BroadcastReport, LostReceiversError, WeightSender
 from rlvr.errors import BroadcastError
@@ -82,6 +82,7 @@ class Broadcaster:
         self._is_closing = False
         self._roll = Roll()
         self._lost: set[str] = set()
+        self._formed: dict[str, int] = {}  # members of the group of the day, each with its stay
         self._held: dict[str, str] = {}
         self._pending: Publication | None = None
         self._newest: Publication | None = None
@@ -155,25 +156,27 @@ class Broadcaster:
         now = time.monotonic()
         with self._condition:
             wanted, settles_at = self._wanted, self._settles_at
-        ready = self._roll.look(self._sender.signs_of_life(wanted), now)
+        counts = self._sender.signs_of_life(wanted)
+        ready = {name: counts[name] // STAY for name in self._roll.look(counts, now)}
         self._lost |= set(self._held) & (set(wanted) - set(ready))
-        if self._sender.is_formed and set(ready) == set(self._sender.members):
+        if self._sender.is_formed and ready == self._formed:
             return True
         if now < settles_at and len(ready) < len(wanted):
             self._rest()
             return False
         return self._form(ready, wanted)
 
-    def _form(self, ready: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
+    def _form(self, ready: dict[str, int], wanted: tuple[str, ...]) -> bool:
         started = time.monotonic()
         try:
-            self._held = self._sender.form(ready)
+            self._held = self._sender.form(tuple(ready))
+            self._formed = ready
         except LostReceiversError as error:
             self._lose(error)
             return False
         lost = tuple(sorted((self._lost & set(wanted)) - set(ready)))
         self._lost.clear()
-        self._changed(Membership(epoch=self._sender.epoch, members=ready, lost=lost, seconds=time.monotonic() - started))
+        self._changed(Membership(epoch=self._sender.epoch, members=tuple(ready), lost=lost, seconds=time.monotonic() - started))
         return True
 
     def _lose(self, error: LostReceiversError) -> None:

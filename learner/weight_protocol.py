@@ -17,6 +17,8 @@ NEWEST_CALL_KEY = "newest_call"
 """The number of the newest `Called` event: a receiver that comes late, or slept, goes on there; events before it are of groups that are no more."""
 LIFE_S = 0.5
 """Between two signs of life of a receiver."""
+STAY = 2**40
+"""One coming of a receiver in its count of signs of life. Who comes again under its name shares no group, report or request with its predecessor."""
 POLL_S = 0.01
 """Between two looks at the store (a look takes some 50 microseconds). The store's own wait prints a warning whenever nothing came in time."""
 KEPT_MAX = 2
@@ -38,7 +40,7 @@ def event_key(number: int) -> str:
 
 
 def alive_key(name: str) -> str:
-    """This receiver's signs of life, counted."""
+    """This receiver's signs of life, counted, and STAY for each time that one of this name has come."""
     return f"alive/{name}"
 
 
@@ -52,9 +54,9 @@ def answer_key(sequence: int, name: str) -> str:
     return f"answer/{sequence}/{name}"
 
 
-def staged_key(name: str, number: int) -> str:
-    """The `number`-th version that this receiver staged whole."""
-    return f"staged/{name}/{number}"
+def staged_key(name: str, stay: int, number: int) -> str:
+    """The `number`-th version that this receiver staged whole in this stay."""
+    return f"staged/{name}/{stay}/{number}"
 
 
 def kept_key(name: str) -> str:
@@ -62,14 +64,14 @@ def kept_key(name: str) -> str:
     return f"kept/{name}"
 
 
-def ask_key(name: str, number: int) -> str:
+def ask_key(name: str, stay: int, number: int) -> str:
     """The `number`-th request of this receiver's watch: HOLD or DROP, and a version."""
-    return f"ask/{name}/{number}"
+    return f"ask/{name}/{stay}/{number}"
 
 
-def held_key(name: str, number: int) -> str:
+def held_key(name: str, stay: int, number: int) -> str:
     """The receiver's answer to that, where it was HOLD: HELD or GONE."""
-    return f"held/{name}/{number}"
+    return f"held/{name}/{stay}/{number}"
 
 
 def content(version: str, digest: str) -> str:
@@ -105,6 +107,7 @@ class Announced(msgspec.Struct, frozen=True, tag=True):
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     chunk_values: int
+    deadline_s: float
 
 
 Event = Called | Formed | Announced

@@ -26,6 +26,7 @@ from learner.weight_protocol import (
     NEWEST_CALL_KEY,
     NUM_EVENTS_KEY,
     POLL_S,
+    STAY,
     Announced,
     Answer,
     Called,
@@ -66,18 +67,19 @@ class WeightReceiver:
     ) -> None:
         """Begin to receive.
 
-        address: of the sender's store. name: as the sender's `form` will call it; a restart needs another. device: for nccl, the GPU to receive on.
+        address: of the sender's store. name: as the sender calls it. device: for nccl, the GPU to receive on.
         Raises BroadcastError when the store does not answer.
         """
         self.name = name
         self._device = device
         self._backend: Backend = backend
-        self._deadline_s = deadline_s
         self._own_address = address_towards(*address)
         self._store = connect(address, deadline_s)
+        self._stay = self._store.add(alive_key(name), STAY) // STAY
         self._next_event = 0
         self._group: WeightGroup | None = None
         self._called = Called(epoch=0, members=())
+        self._joined = 0
         self._content = ""
         self._num_staged = 0
         self._num_kept_told = -1
@@ -160,11 +162,13 @@ class WeightReceiver:
     def _answer_call(self, called: Called) -> None:
         self._drop_group()
         self._called = called
-        if self.name in called.members:
+        is_over = self._store.add(NUM_EVENTS_KEY, 0) > self._next_event  # another one of this name had come, and is in that group no more
+        if self.name in called.members and not is_over:
+            self._joined = called.epoch
             self._store.set(joined_key(called.epoch, self.name), self._content)
 
     def _join(self, formed: Formed) -> None:
-        if self.name not in self._called.members:
+        if self._joined != formed.epoch:
             return
         try:
             self._group = WeightGroup(
@@ -192,7 +196,7 @@ class WeightReceiver:
 
     def _receive_tensors(self, announced: Announced) -> dict[str, torch.Tensor]:
         assert self._group is not None
-        ends_at = time.monotonic() + self._deadline_s
+        ends_at = time.monotonic() + announced.deadline_s
         flat = torch.empty(sum(torch.Size(shape).numel() for shape in announced.shapes), dtype=WEIGHT_DTYPE)
         for start in range(0, flat.numel(), announced.chunk_values):
             if self._closing.is_set():
@@ -205,7 +209,7 @@ class WeightReceiver:
         self._shelf.put(staged, tensors)
         self._content = content(announced.version, announced.digest)
         self._tell_kept()  # before the answer, after which the sender may look for room
-        self._store.set(staged_key(self.name, self._num_staged), msgspec.json.encode(staged).decode())
+        self._store.set(staged_key(self.name, self._stay, self._num_staged), msgspec.json.encode(staged).decode())
         self._num_staged += 1
 
     def _tell_kept(self) -> None:
@@ -223,7 +227,7 @@ class WeightReceiver:
                 if time.monotonic() - shown_at >= LIFE_S and not self._ended.is_set():
                     store.add(alive_key(self.name), 1)
                     shown_at = time.monotonic()
-                if store.check([key := ask_key(self.name, number)]):
+                if store.check([key := ask_key(self.name, self._stay, number)]):
                     self._answer_watch(store, number, store.get(key).decode())
                     store.delete_key(key)
                     number += 1
@@ -233,7 +237,7 @@ class WeightReceiver:
     def _answer_watch(self, store: distributed.TCPStore, number: int, asked: str) -> None:
         what, _, version = asked.partition(" ")
         if what == HOLD:
-            store.set(held_key(self.name, number), HELD if self._shelf.hold(Version.parse(version)) else GONE)
+            store.set(held_key(self.name, self._stay, number), HELD if self._shelf.hold(Version.parse(version)) else GONE)
         else:
             self._shelf.drop(Version.parse(version))
 

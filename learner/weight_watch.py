@@ -13,16 +13,17 @@ import msgspec
 from torch import distributed
 
 from learner.weight_group import connect, first_line
-from learner.weight_protocol import DROP, HELD, HOLD, POLL_S, StagedVersion, ask_key, held_key, staged_key
+from learner.weight_protocol import DROP, HELD, HOLD, POLL_S, STAY, StagedVersion, alive_key, ask_key, held_key, staged_key
 from rlvr.errors import BroadcastError
 from rlvr.records import Version
 
 
 class StagedWatch:
-    """The one watch over the receivers `names`, for as long as their sender lives. Thread-safe."""
+    """The one watch over the receivers `names`, which have come already, for as long as they stay and their sender lives. Thread-safe."""
 
     def __init__(self, address: tuple[str, int], names: Sequence[str], *, deadline_s: float = 60.0) -> None:
         self._store = connect(address, deadline_s)
+        self._stays = {name: self._store.add(alive_key(name), 0) // STAY for name in names}
         self._next = dict.fromkeys(names, 0)
         self._reported: dict[StagedVersion, set[str]] = {}
         self._num_asked = 0
@@ -107,7 +108,7 @@ class StagedWatch:
 
     def _ask(self, what: str, staged: StagedVersion) -> None:
         for name in self._next:
-            self._store.set(ask_key(name, self._num_asked), f"{what} {staged.version}")
+            self._store.set(ask_key(name, self._stays[name], self._num_asked), f"{what} {staged.version}")
         self._num_asked += 1
 
     def _drop_the_unwanted(self) -> None:
@@ -120,14 +121,14 @@ class StagedWatch:
     def _read_answers(self) -> bool:
         """Whether all have answered the last question."""
         for name in self._next.keys() - self._answers.keys():
-            if self._store.check([key := held_key(name, self._asked_number)]):
+            if self._store.check([key := held_key(name, self._stays[name], self._asked_number)]):
                 self._answers[name] = self._store.get(key).decode() == HELD
                 self._store.delete_key(key)
         return len(self._answers) == len(self._next)
 
     def _read_reports(self) -> None:
         for name in self._next:
-            while self._store.check([key := staged_key(name, self._next[name])]):
+            while self._store.check([key := staged_key(name, self._stays[name], self._next[name])]):
                 staged = msgspec.json.decode(self._store.get(key), type=StagedVersion)
                 self._store.delete_key(key)
                 self._next[name] += 1

@@ -112,7 +112,7 @@ class WeightSender:
         return not self._is_broken
 
     def signs_of_life(self, names: Sequence[str]) -> dict[str, int]:
-        """How many each of these receivers has given so far; 0 for one that never came."""
+        """The count (`alive_key`) of each of these receivers; 0 for one that never came."""
         return {name: self._store.add(alive_key(name), 0) for name in names}
 
     def full(self, names: Sequence[str]) -> tuple[str, ...]:
@@ -187,6 +187,7 @@ class WeightSender:
         return Announced(
             epoch=self._epoch, sequence=self._sequence, version=str(version), digest=digest(tensors) if expected is None else expected, keep=keep,
             names=tuple(tensors), shapes=tuple(tuple(tensor.shape) for tensor in tensors.values()), chunk_values=self._chunk_values,
+            deadline_s=self._deadline_s,
         )  # fmt: skip
 
     def _send(self, announced: Announced, tensors: Mapping[str, torch.Tensor]) -> int:

@@ -110,7 +110,7 @@ def num_staged(address: Address, name: str) -> int:
     """How many versions this receiver has reported as staged, where no watch takes note of them."""
     store = connect(address, DEADLINE_S)
     number = 0
-    while store.check([staged_key(name, number)]):
+    while store.check([staged_key(name, 1, number)]):
         number += 1
     return number
 

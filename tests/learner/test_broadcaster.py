@@ -80,6 +80,15 @@ def test_a_joiner_gets_the_newest_version_at_once_and_who_has_it_stages_nothing(
             assert broadcast.lost == ()
 
 
+def test_a_receiver_that_comes_again_under_its_name_is_in_a_new_group_at_once() -> None:
+    with broadcasting() as broadcast:
+        with receivers(broadcast.sender.address, "g0.0"):
+            broadcast.gather("g0.0")
+            broadcast.publish(V1, weights(1))
+        with receivers(broadcast.sender.address, "g0.0") as (again,):
+            wait_until(lambda: again.staged() == (StagedVersion(V1),))
+
+
 def test_a_receiver_that_is_wanted_before_it_comes_holds_nobody_up() -> None:
     with broadcasting() as broadcast, receivers(broadcast.sender.address, "g0.0") as (receiver,):
         broadcast.broadcaster.set_members(["g0.0", "late.0"])

@@ -29,7 +29,7 @@ def test_a_watch_in_another_place_sees_kept_versions_first_and_only_what_all_its
         assert watch.next(None, wait_s=DEADLINE_S) == StagedVersion(V2, keep=True)
         assert watch.next(V2, wait_s=DEADLINE_S) == StagedVersion(V3)
         assert watch.next(V3, wait_s=0.0) is None
-        lonely = StagedWatch(sender.address, ["g1.0", "g2.0"])
+        lonely = StagedWatch(sender.address, ["g1.0", "never.0"])
         assert lonely.next(None, wait_s=0.0) is None
 
 
@@ -122,6 +122,17 @@ def test_versions_of_a_newer_lineage_are_newer_whatever_their_step() -> None:
         assert watch.next(before, wait_s=DEADLINE_S) == StagedVersion(after)
         receiver.take(after)
         assert receiver.staged() == ()
+
+
+def test_a_receiver_that_comes_again_begins_anew_with_a_watch_of_its_own() -> None:
+    with senders() as sender:
+        for step in (1, 2):
+            with receivers(sender.address, "g0.0") as (receiver,):
+                watch = StagedWatch(sender.address, ["g0.0"])
+                sender.form(["g0.0"])
+                sender.publish(Version(step=step), weights(step))
+                assert watch.next(None, wait_s=DEADLINE_S) == StagedVersion(Version(step=step))
+                assert same_bits(receiver.take(Version(step=step)), weights(step))
 
 
 def test_a_watch_whose_sender_stands_still_has_nothing_and_goes_on_with_it() -> None:
