@@ -5,17 +5,20 @@ never starts on the next. Called by the generator and by evaluation, from one ev
 """
 
 import asyncio
+import contextlib
 import gc
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
 from actors.engine_device import check_can_run_on, check_same
-from actors.engine_samples import Completion, SampleRequest, Sampling, completion_of, num_sampled, sampling_params
-from actors.engine_settings import WEIGHT_ENGINE_NAME, BroadcastAddress, EngineSettings, engine_arguments, prepare_environment
+from actors.engine_process import close_context, start_vllm
+from actors.engine_samples import Completion, SampleRequest, Sampling, completion_of, nothing_of, num_sampled, sampling_params
+from actors.engine_settings import BroadcastAddress, EngineSettings, prepare_environment
 from learner.weight_protocol import NOT_STAGED, REFUSED, StagedVersion, receiver_names
 from learner.weight_watch import StagedWatch
 from rlvr.errors import BroadcastError, EngineError, OvertakenError
@@ -31,11 +34,11 @@ __all__ = ["BroadcastAddress", "Completion", "Engine", "EngineSettings", "Sample
 logger = logging.getLogger(__name__)
 
 START = Version()
-WATCH_S = 0.5
-"""The longest look for staged weights before the engine's own health is looked at again."""
 SHUTDOWN_S = 1.0
 """Then the engine's process is killed: all that it held is released at once, and what lasts is the end of its interpreter.
 Workers in processes of their own get vLLM's longer time."""
+ABORTED = "abort"
+"""vLLM's word for a request that was taken back."""
 VLLM_PROCESS_LOGGER = "vllm.v1.utils"
 WARM_UP = SampleRequest(rollout_id="warm-up", prompt_ids=(0,), sampling=Sampling(max_tokens=1), seed=0)
 """The first request of an engine takes seconds; nobody should wait for them later."""
@@ -52,7 +55,11 @@ class Engine:
         self._turn = asyncio.Lock()  # held by whoever submits or changes weights
         self._running: dict[str, RequestOutputCollector] = {}
         self._restarted: set[str] = set()
+        self._is_interrupted = False
         self._watch: StagedWatch | None = None
+        self._num_long_calls = 0  # while one is made, the engine's process answers no other
+        self._long_call_ended = 0.0
+        self._deadline_s = 0.0  # of the broadcast
         self._failure = ""
         self._is_down = False
 
@@ -90,6 +97,11 @@ class Engine:
         return self._version
 
     @property
+    def max_model_len(self) -> int:
+        """Tokens of prompt and completion together, at most."""
+        return int(self._llm.model_config.max_model_len)
+
+    @property
     def num_running(self) -> int:
         """Requests that were submitted and are not finished."""
         return len(self._running)
@@ -101,11 +113,42 @@ class Engine:
         if self._llm.errored:
             raise EngineError("the engine's process is gone")
 
+    async def answers(self, within_s: float) -> None:
+        """Return when the engine's process has answered. Raises EngineError where it is gone, or hangs: it says nothing for `within_s`, or for the
+        deadline of a broadcast longer where it swaps or joins meanwhile."""
+        asked = time.monotonic()
+        while not await self._has_answered(within_s):
+            is_excused = self._num_long_calls > 0 or self._long_call_ended > asked
+            if not is_excused or time.monotonic() - asked > within_s + self._deadline_s:
+                self._fail(EngineError(f"its process has not answered for {time.monotonic() - asked:.0f} s"))
+                self.check()
+
+    async def _has_answered(self, within_s: float) -> bool:
+        self.check()
+        try:
+            async with asyncio.timeout(within_s):
+                await self._guarded(self._llm.get_weight_version())
+        except TimeoutError:
+            return False
+        return True
+
+    async def interrupt(self) -> None:
+        """Stop sampling for good: every request, running or yet to come, returns at once with the tokens that it has, unfinished.
+
+        A swap of weights or a deterministic batch that is under way ends first.
+        """
+        async with self._turn:
+            self._is_interrupted = True
+            await self._guarded(self._llm.abort(list(self._running), internal=True))
+
     async def sample(self, request: SampleRequest) -> Completion:
         """Sample one completion; cancelling this call aborts it. Raises EngineError when the engine dies, ValueError for a bad request."""
         started = time.monotonic()
         while True:
             async with self._turn:
+                self.check()
+                if self._is_interrupted:
+                    return nothing_of(request)
                 stream = await self._submit(request, salt=str(self._version))
             output = await self._finish(stream)
             if output is not None:
@@ -119,6 +162,8 @@ class Engine:
         async with self._turn:
             if self._running:
                 raise ValueError(f"a deterministic batch needs an idle engine, {len(self._running)} requests are running")
+            if self._is_interrupted:
+                return [nothing_of(request) for request in requests]
             self._batch_number += 1
             salt = f"{self._version}/{self._batch_number}"  # nothing is cached before a batch, so that each one computes the same
             started = time.monotonic()
@@ -144,26 +189,30 @@ class Engine:
         """Receive from this sender from now on; the next group that it forms may hold `receiver_names` of this generator."""
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
-        await self._guarded(self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=msgspec.to_builtins(address))))
         names = receiver_names(address.generator, tensor_parallel=self._settings.tensor_parallel)
+        self._deadline_s = address.deadline_s
+        with self._long_call():
+            await self._guarded(self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=msgspec.to_builtins(address))))
         self._watch = await asyncio.to_thread(StagedWatch, (address.host, address.port), names, deadline_s=address.deadline_s)
 
-    async def next_staged(self, after: Version | None) -> StagedVersion:
-        """Wait until a version after `after` (None: any) is whole in every worker: the oldest one that somebody keeps, else the newest.
+    async def next_staged(self, after: Version | None, *, wait_s: float) -> StagedVersion | None:
+        """A version after `after` (None: any) that is whole in every worker: the oldest one that somebody keeps, else the newest.
 
-        Every worker holds it from then on, until it is applied or this is called again. Raises BroadcastError when the sender is gone, EngineError
-        when the engine is.
+        None where there is none within `wait_s`. Every worker holds it from then on, until it is applied or this is called again. Raises
+        BroadcastError while the sender is gone, until another one is joined, and EngineError when the engine is.
         """
+        self.check()
         if self._watch is None:
             raise BroadcastError("this engine has joined no broadcast")
-        while True:
-            self.check()
-            staged = await asyncio.to_thread(self._watch.next, after, wait_s=WATCH_S)
-            if staged is not None:
-                return staged
+        return await asyncio.to_thread(self._watch.next, after, wait_s=wait_s)
 
-    async def apply(self, version: Version) -> float:
-        """Swap a staged version in under the running requests; return the seconds for which sampling stood.
+    def pass_over(self, staged: StagedVersion) -> None:
+        """Do without a version that `next_staged` returned: every worker may forget it."""
+        if self._watch is not None:
+            self._watch.discard(staged)
+
+    async def apply(self, version: Version, *, file: Path | None = None) -> float:
+        """Swap a version in under the running requests, a staged one or the one in `file`; return the seconds for which sampling stood.
 
         Raises OvertakenError when the version is not staged (what `next_staged` returned is) and BroadcastError when it does not fit: the old
         weights go on. Raises EngineError when the swap failed halfway.
@@ -173,7 +222,8 @@ class Engine:
             await self._guarded(self._llm.pause_generation(mode="keep", clear_cache=False))
             await self._restart_unstarted()
             try:
-                await self._swap(version)
+                with self._long_call():
+                    await self._swap(version, file={} if file is None else {"file": str(file)})
             except BroadcastError:
                 await self._guarded(self._llm.resume_generation())
                 raise
@@ -195,12 +245,21 @@ class Engine:
         del self._llm
         gc.collect()  # its finalizer fails, with noise, where it first runs while Python ends
 
-    async def _swap(self, version: Version) -> None:
+    @contextlib.contextmanager
+    def _long_call(self) -> Iterator[None]:
+        self._num_long_calls += 1
+        try:
+            yield
+        finally:
+            self._num_long_calls -= 1
+            self._long_call_ended = time.monotonic()
+
+    async def _swap(self, version: Version, *, file: dict[str, str]) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         await self._guarded(self._llm.start_weight_update())
         try:
-            await self._llm.update_weights(WeightTransferUpdateRequest(update_info={"version": str(version)}))
+            await self._llm.update_weights(WeightTransferUpdateRequest(update_info={"version": str(version)} | file))
         except Exception as error:
             if REFUSED in str(error) and self._settings.tensor_parallel == 1:
                 kind = OvertakenError if NOT_STAGED in str(error) else BroadcastError
@@ -248,8 +307,9 @@ class Engine:
             self._restarted.discard(stream.request_id)
         if was_restarted:
             return None
-        if output.outputs[0].finish_reason not in tuple(FinishReason):
-            raise EngineError(f"request {output.request_id} ended with {output.outputs[0].finish_reason}")
+        reason = output.outputs[0].finish_reason
+        if reason not in tuple(FinishReason) and not (self._is_interrupted and reason == ABORTED):
+            raise EngineError(f"request {output.request_id} ended with {reason}")
         return output
 
     def _fail(self, error: Exception) -> None:
@@ -266,20 +326,3 @@ class Engine:
         except (EngineDeadError, EngineGenerateError) as error:
             self._fail(error)
             raise EngineError("the engine's process is gone") from error
-
-
-def start_vllm(settings: EngineSettings, built: "list[AsyncLLM]") -> None:
-    """Put a new engine into `built`; blocks until the model is loaded. Not returned: something keeps these frames, and would keep the engine."""
-    from vllm import AsyncEngineArgs
-    from vllm.config import WeightTransferConfig
-    from vllm.v1.engine.async_llm import AsyncLLM
-
-    arguments = AsyncEngineArgs(**engine_arguments(settings), weight_transfer_config=WeightTransferConfig(backend=WEIGHT_ENGINE_NAME))
-    built.append(AsyncLLM.from_engine_args(arguments))
-
-
-def close_context(llm: "AsyncLLM") -> None:
-    """End the context of vLLM's sockets: it closes the sockets and leaves the context to the collector, which warns whenever it comes by."""
-    context = getattr(getattr(llm.engine_core, "ctx", None), "_shadow_obj", None)  # the one that the asyncio context stands for
-    if context is not None and not context.closed:
-        context.destroy(linger=0)

@@ -37,13 +37,16 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished completion: as many logprobs (nats, of the sampling distribution) as tokens, the stop token included."""
+    """A completion: as many logprobs (nats, of the sampling distribution) as tokens, the stop token included.
+
+    finish_reason: None where it was interrupted; then it has the tokens that were sampled so far, which may be none.
+    """
 
     rollout_id: str
     token_ids: NDArray[np.int32]
     logprobs: NDArray[np.float32]
     spans: tuple[VersionSpan, ...]
-    finish_reason: FinishReason
+    finish_reason: FinishReason | None
     seconds: float
 
     @property
@@ -70,12 +73,26 @@ def num_sampled(state: "RequestState") -> int:
     return state.detokenizer.num_output_tokens()
 
 
+def nothing_of(request: SampleRequest) -> Completion:
+    """What is there of a request that was never begun."""
+    return Completion(
+        rollout_id=request.rollout_id,
+        token_ids=np.empty(0, TOKEN_DTYPE),
+        logprobs=np.empty(0, LOGPROB_DTYPE),
+        spans=(),
+        finish_reason=None,
+        seconds=0.0,
+    )
+
+
 def completion_of(request: SampleRequest, output: "RequestOutput", seconds: float) -> Completion:
-    """Our record of vLLM's."""
+    """Our record of vLLM's; a request that vLLM was asked to abort is unfinished."""
     from vllm.logprobs import FlatLogprobs
 
     whole = output.outputs[0]
     assert whole.finish_reason is not None, "FINAL_ONLY returns finished requests"
+    if not whole.token_ids:
+        return nothing_of(request)
     assert isinstance(whole.logprobs, FlatLogprobs)
     spans = tuple(VersionSpan(version=Version.parse(span.version), start=span.start, end=span.end) for span in whole.weight_versions or ())
     return Completion(
@@ -83,6 +100,6 @@ def completion_of(request: SampleRequest, output: "RequestOutput", seconds: floa
         token_ids=np.asarray(whole.token_ids, TOKEN_DTYPE),
         logprobs=np.asarray(whole.logprobs.logprobs, LOGPROB_DTYPE),
         spans=spans,
-        finish_reason=FinishReason(whole.finish_reason),
+        finish_reason=FinishReason(whole.finish_reason) if whole.finish_reason in tuple(FinishReason) else None,
         seconds=seconds,
     )

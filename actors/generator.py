@@ -1,24 +1,29 @@
-"""A generator: leases sampling work, keeps its engine full, hands finished rollouts in, and takes new weights under running requests.
+"""A generator: leases sampling work, keeps its engine full, hands finished rollouts in, and leaves without losing a token.
 
-Owns the flow between one engine and the rollout queue; the Ray actor around it is `actors.generator_actor`. Called by nobody: it pulls. Knows no
-Ray and no learner. It stops leasing only while it evaluates; it never waits for the learner unless the queue's slots say so.
+Owns the flow between one engine and the rollout queue; weights and evaluations are `actors.generator_weights`, the Ray actor around it all is
+`actors.generator_actor`. Called by nobody: it pulls. Knows no Ray and no learner. It stops leasing only while it evaluates; it never waits for the
+learner unless the queue's slots say so.
 """
 
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Sequence
-from typing import Never, Protocol
+from typing import Literal, Never
 
-import msgspec
-
-from actors.engine import Completion, Engine, SampleRequest, Sampling
-from actors.evaluation import EvaluationPrompt, EvaluationRun, EvaluationSample
-from actors.queue.records import PutResult
-from rlvr.errors import Closed, EngineError, OvertakenError
+from actors import continuation
+from actors.engine import Completion, Engine, SampleRequest
+from actors.evaluation import EvaluationRun
+from actors.generator_settings import Decoder, GeneratorSettings, Queue, VersionLog
+from actors.generator_weights import WeightFollower
+from actors.lease_gate import LeaseGate
+from actors.pace import Pace
+from rlvr.errors import Closed
 from rlvr.metrics import Registry
-from rlvr.records import LOGPROB_DTYPE, TOKEN_DTYPE, Lease, Rollout, Version
-from rlvr.seeds import derive_seed
+from rlvr.records import LOGPROB_DTYPE, TOKEN_DTYPE, FinishReason, Lease, Partial, Rollout, Version
+
+__all__ = ["Decoder", "Generator", "GeneratorSettings", "Queue", "VersionLog"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,133 +33,163 @@ LEASE_WAIT_S = 1.0
 """One long poll of the queue."""
 BEAT_S = 5.0
 """A generator whose completions take minutes still says that it is alive."""
-
-
-class Queue(Protocol):
-    """What a generator asks of the rollout queue; every call may raise Closed."""
-
-    async def lease(self, n: int, *, generator: str, applied: Version, wait_s: float) -> Sequence[Lease]: ...
-    async def put(self, rollouts: Sequence[Rollout], *, generator: str) -> Sequence[PutResult]: ...
-    async def applied(self, version: Version, *, generator: str) -> None: ...
-    async def hand_back(self, lease_id: str, *, generator: str) -> None: ...
-    async def beat(self, worker: str, *, role: str) -> None: ...
-
-
-class Decoder(Protocol):
-    """Token ids to the text that a verifier reads."""
-
-    def decode(self, token_ids: Sequence[int]) -> str: ...
-
-
-class GeneratorSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What one generator needs to know of a run."""
-
-    name: str
-    capacity: int
-    """Completions in flight at most."""
-    lease_size: int
-    """Completions of one lease at most."""
-    sampling: Sampling
-    evaluation: tuple[EvaluationPrompt, ...] = ()
-    """Empty where another generator evaluates."""
-    evaluation_sampling: Sampling | None = None
-    deterministic: bool = False
-    seed: int = 0
+PACE_LOOK_S = 0.1
+"""A generator that waits for its pace looks this often, for what has finished shorter than was charged, and for its leave."""
 
 
 class Generator:
-    """One engine at work. `run` returns when the queue is closed; any other end is an error."""
+    """One engine at work. `run` returns when the queue is closed or the generator has left; any other end is an error."""
 
-    def __init__(self, settings: GeneratorSettings, *, engine: Engine, queue: Queue, decoder: Decoder, metrics: Registry) -> None:
+    def __init__(self, settings: GeneratorSettings, *, engine: Engine, queue: Queue, decoder: Decoder, log: VersionLog, metrics: Registry) -> None:
         self._settings = settings
         self._engine = engine
         self._queue = queue
         self._decoder = decoder
         self._metrics = metrics
+        self._gate = LeaseGate(metrics)
+        self._weights = WeightFollower(settings, engine=engine, queue=queue, decoder=decoder, log=log, gate=self._gate, metrics=metrics)
+        self._pace = Pace(settings.max_tokens_per_s, first_guess=settings.sampling.max_tokens, clock=time.monotonic)
         self._finished: asyncio.Queue[Rollout] = asyncio.Queue()
-        self._evaluations: asyncio.Queue[EvaluationRun] = asyncio.Queue()
-        self._in_flight = 0
-        self._room = asyncio.Event()
-        self._may_lease = asyncio.Event()
-        self._applied: Version | None = None
-        self.pause_seconds_max = 0.0
+        self._unfinished: defaultdict[str, list[Partial]] = defaultdict(list)  # by lease
 
-    async def run(self) -> None:
-        """Sample until the queue closes; weights change under running requests."""
+    @property
+    def pause_seconds_max(self) -> float:
+        """The longest for which sampling stood for new weights."""
+        return self._weights.pause_seconds_max
+
+    async def start_from_log(self, version: Version) -> bool:
+        """Begin with a version of the version log, before `run`; False where it is not there any more."""
+        return await self._weights.start_from_log(version)
+
+    def evaluate_from_now(self, pending: Sequence[Version]) -> None:
+        """This generator evaluates from now on, and first the pending versions, which it reads from the version log."""
+        self._weights.evaluate_from_now(list(pending))
+
+    async def next_evaluation(self) -> EvaluationRun:
+        """The next finished evaluation, oldest first; waits for it. One without samples is of a version that was nowhere to be read any more."""
+        return await self._weights.evaluations.get()
+
+    async def run(self) -> Literal["closed", "left"]:
+        """Sample until the queue closes or the generator is to leave; weights change under running requests."""
+        outcome: Literal["closed", "left"] = "closed"
         try:
             async with asyncio.TaskGroup() as loops:  # a crash in any loop cancels the others and is raised here
                 endless = [
-                    loops.create_task(self._apply_published_weights(), name="weights"),
+                    loops.create_task(self._weights.follow(), name="weights"),
                     loops.create_task(self._hand_in_finished_rollouts(), name="hand-in"),
                     loops.create_task(self._beat(), name="beat"),
                 ]
-                await self._sample_leases_until_closed(loops)
+                if await self._sample_leases_until_the_end(loops) == "left":
+                    await self._hand_over()
+                    outcome = "left"
                 for task in endless:
                     task.cancel()
         except* Closed:
-            logger.info("the queue closed; generator=%s stops", self._settings.name)
+            outcome = "closed"
+        logger.info("generator=%s stops: %s", self._settings.name, outcome)
+        return outcome
 
-    async def next_evaluation(self) -> EvaluationRun:
-        """The next finished evaluation, oldest first; waits for it."""
-        return await self._evaluations.get()
+    async def leave(self) -> None:
+        """Stop leasing, hand in what is finished, hand back what is not; then `run` returns. A deterministic step is finished first."""
+        self._gate.leave()
+        await self._engine.interrupt()
 
-    async def _sample_leases_until_closed(self, loops: asyncio.TaskGroup) -> None:
-        """Takes leases, gives them to samplers; waits for room, for weights, and for the queue."""
+    async def _sample_leases_until_the_end(self, loops: asyncio.TaskGroup) -> Literal["closed", "left"]:
+        """Takes leases, gives them to samplers; waits for room, for weights, for its pace and for the queue."""
         samplers: set[asyncio.Task[None]] = set()
         try:
-            while True:
-                await self._may_lease.wait()
+            while not self._gate.is_leaving:
                 size = self._room_for_a_lease()
                 if not size:
-                    self._room.clear()
-                    await self._room.wait()
+                    await self._gate.changed()
                     continue
-                assert self._applied is not None, "nothing is leased before the first published weights are applied"
-                asked, is_idle = time.monotonic(), self._in_flight == 0
-                leases = await self._queue.lease(size, generator=self._settings.name, applied=self._applied, wait_s=LEASE_WAIT_S)
-                if is_idle:
-                    self._metrics.counter("rlvr_generator_idle_seconds_total").inc(time.monotonic() - asked)
-                if leases and not self._may_lease.is_set() and await self._leave_to_others(leases):
+                if wait_s := self._pace.wait_s():
+                    await asyncio.sleep(min(wait_s, PACE_LOOK_S))
                     continue
-                self._in_flight += sum(len(lease.rollout_ids) for lease in leases)
+                leases = await self._lease(size)
+                if not self._gate.is_open and await self._leave_to_others(leases):
+                    continue
                 for sampler in self._samplers(leases, loops):
                     samplers.add(sampler)
                     sampler.add_done_callback(samplers.discard)
         except Closed:
             for sampler in samplers:  # their rollouts would be refused: the run is over
                 sampler.cancel()
+            return "closed"
+        if samplers:
+            await asyncio.wait(samplers)
+        return "left"
+
+    async def _lease(self, size: int) -> Sequence[Lease]:
+        held = self._weights.held
+        assert held is not None, "nothing is leased before the first weights are applied"
+        asked, is_idle = time.monotonic(), self._gate.in_flight == 0
+        leases = await self._queue.lease(size, generator=self._settings.name, applied=held, wait_s=LEASE_WAIT_S)
+        if is_idle:
+            self._metrics.counter("rlvr_generator_idle_seconds_total").inc(time.monotonic() - asked)
+        return leases
 
     async def _leave_to_others(self, leases: Sequence[Lease]) -> bool:
-        """Leases that came while an evaluation began: others may sample them meanwhile. True where they were handed back.
+        """Leases that came while the gate shut: others may sample them meanwhile. True where they were handed back.
 
         In deterministic mode there are no others, and a lease handed back would come again under other ids: there it waits for the evaluation's end.
         """
-        if self._settings.deterministic:
-            await self._may_lease.wait()
-            return False
+        if self._settings.deterministic and not self._gate.is_leaving:
+            await self._gate.opened()
+            if self._gate.is_open:
+                return False
         for lease in leases:
-            await self._queue.hand_back(lease.id, generator=self._settings.name)
+            await self._queue.hand_back(lease.id, lease.partials, generator=self._settings.name)
         return True
 
     def _room_for_a_lease(self) -> int:
-        """How many completions the next lease may have: 0 until a worthwhile part of the engine is free."""
-        free = self._settings.capacity - self._in_flight
-        worthwhile = max(1, min(self._settings.lease_size, self._settings.capacity // 8))
-        if self._settings.deterministic:
-            return self._settings.capacity if self._in_flight == 0 else 0
-        return min(free, self._settings.lease_size) if free >= worthwhile else 0
+        """How many completions the next lease may have: 0 while the gate is shut, and until a worthwhile part of the engine is free."""
+        if not self._gate.is_open:
+            return 0
+        settings, in_flight = self._settings, self._gate.in_flight
+        if settings.deterministic:
+            return settings.capacity if in_flight == 0 else 0
+        free = settings.capacity - in_flight
+        worthwhile = max(1, min(settings.lease_size, settings.capacity // 8))
+        if free < worthwhile:
+            return 0
+        return min(free, settings.lease_size, self._pace.affordable(settings.lease_size))
 
     def _samplers(self, leases: Sequence[Lease], loops: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+        """Start to sample what was leased."""
+        count = sum(len(lease.rollout_ids) for lease in leases)
+        self._gate.begin(count)
+        charged = self._pace.charge(count)
         if self._settings.deterministic:
-            return [loops.create_task(self._sample_together(leases))] if leases else []
-        return [loops.create_task(self._sample(lease, rollout_id), name=rollout_id) for lease in leases for rollout_id in lease.rollout_ids]
+            return [loops.create_task(self._sample_together(leases, charged=charged))] if leases else []
+        return [
+            loops.create_task(self._sample(lease, rollout_id, charged=charged), name=rollout_id)
+            for lease in leases
+            for rollout_id in lease.rollout_ids
+        ]
 
-    async def _sample(self, lease: Lease, rollout_id: str) -> None:
-        completion = await self._engine.sample(SampleRequest(rollout_id=rollout_id, prompt_ids=lease.prompt_ids, sampling=self._settings.sampling))
-        self._finish(lease, completion)
+    async def _sample(self, lease: Lease, rollout_id: str, *, charged: float) -> None:
+        request = SampleRequest(rollout_id=rollout_id, prompt_ids=lease.prompt_ids, sampling=self._settings.sampling)
+        begun = next((partial for partial in lease.partials if partial.rollout_id == rollout_id), None)
+        if begun is None:
+            completion = await self._engine.sample(request)
+            self._end(lease, completion, num_new=len(completion.token_ids), handovers=0, charged=charged)
+            return
+        completion = await self._continue(request, begun)
+        self._end(lease, completion, num_new=len(completion.token_ids) - begun.num_tokens, handovers=begun.handovers, charged=charged)
 
-    async def _sample_together(self, leases: Sequence[Lease]) -> None:
-        """A whole step at once, enqueued in id order: the same batch in every run."""
+    async def _continue(self, request: SampleRequest, begun: Partial) -> Completion:
+        """Sample what another generator's part of a completion lacks, which may be nothing."""
+        self._metrics.counter("rlvr_completions_continued_total").inc()
+        end = continuation.end_of(
+            begun, num_prompt_tokens=len(request.prompt_ids), sampling=request.sampling, max_model_len=self._engine.max_model_len
+        )
+        if end is not None:
+            return continuation.beginning(begun, finish_reason=end)
+        return continuation.joined(begun, await self._engine.sample(continuation.continuing(request, begun)))
+
+    async def _sample_together(self, leases: Sequence[Lease], *, charged: float) -> None:
+        """A whole step at once, enqueued in id order: the same batch in every run. None of it is ever handed back with tokens."""
         places = [(lease, rollout_id, seed) for lease in leases for rollout_id, seed in zip(lease.rollout_ids, lease.seeds or (), strict=True)]
         completions = await self._engine.sample_together(
             [
@@ -163,11 +198,20 @@ class Generator:
             ]
         )
         for (lease, _, _), completion in zip(places, completions, strict=True):
-            self._finish(lease, completion)
+            self._end(lease, completion, num_new=len(completion.token_ids), handovers=0, charged=charged)
 
-    def _finish(self, lease: Lease, completion: Completion) -> None:
-        self._in_flight -= 1
-        self._room.set()
+    def _end(self, lease: Lease, completion: Completion, *, num_new: int, handovers: int, charged: float) -> None:
+        """A completion has ended here, finished or not. num_new: the tokens that this engine sampled of it."""
+        self._pace.settle(num_new, charged=charged)
+        self._metrics.counter("rlvr_tokens_generated_total").inc(num_new)
+        if completion.finish_reason is None:
+            begun = continuation.partial_of(completion, handovers=handovers + 1)
+            self._unfinished[lease.id] += [begun] if begun is not None else []
+        else:
+            self._finish(lease, completion, completion.finish_reason, handovers=handovers)
+        self._gate.end()
+
+    def _finish(self, lease: Lease, completion: Completion, finish_reason: FinishReason, *, handovers: int) -> None:
         rollout = Rollout(
             id=completion.rollout_id,
             problem_id=lease.problem_id,
@@ -176,20 +220,16 @@ class Generator:
             token_data=completion.token_ids.astype(TOKEN_DTYPE).tobytes(),
             logprob_data=completion.logprobs.astype(LOGPROB_DTYPE).tobytes(),
             spans=completion.spans,
-            finish_reason=completion.finish_reason,
+            finish_reason=finish_reason,
             seconds=completion.seconds,
             text=self._decoder.decode(completion.token_ids.tolist()),
             generator=self._settings.name,
+            handovers=handovers,
         )
         self._finished.put_nowait(rollout)
-        self._count(rollout)
-
-    def _count(self, rollout: Rollout) -> None:
-        self._metrics.counter("rlvr_rollouts_generated_total", finish_reason=rollout.finish_reason.value).inc()
-        self._metrics.counter("rlvr_tokens_generated_total").inc(rollout.num_tokens)
+        self._metrics.counter("rlvr_rollouts_generated_total", finish_reason=finish_reason.value).inc()
         self._metrics.histogram("rlvr_rollout_seconds").observe(rollout.seconds)
         self._metrics.histogram("rlvr_completion_tokens").observe(rollout.num_tokens)
-        self._metrics.gauge("rlvr_requests_in_flight").set(self._in_flight)
 
     async def _hand_in_finished_rollouts(self) -> Never:
         """Takes finished rollouts, gives them to the queue in small batches; waits for the first of each batch."""
@@ -203,58 +243,18 @@ class Generator:
                 logger.warning(
                     "the queue refused %d of %d rollouts (%s); queue.lease_s may be too short", len(refused), len(batch), refused[0].refused
                 )
+            for _ in batch:
+                self._finished.task_done()
+
+    async def _hand_over(self) -> None:
+        """Leave nothing behind: first what is finished, then each lease that has unfinished completions, with their tokens."""
+        await self._finished.join()
+        for lease_id, partials in self._unfinished.items():
+            await self._queue.hand_back(lease_id, partials, generator=self._settings.name)
 
     async def _beat(self) -> Never:
-        """Gives a sign of life; waits for the clock."""
+        """Gives a sign of life while the engine's process answers; waits for that, and for the clock. Raises EngineError where it hangs."""
         while True:
+            await self._engine.answers(self._settings.engine_silence_s)
             await self._queue.beat(self._settings.name, role="generator")
             await asyncio.sleep(BEAT_S)
-
-    async def _apply_published_weights(self) -> Never:
-        """Takes staged versions, applies them between two engine steps, evaluates those that are marked; waits for the next version."""
-        while True:
-            staged = await self._engine.next_staged(self._applied)
-            is_evaluated = staged.keep and bool(self._settings.evaluation)
-            if is_evaluated:
-                self._may_lease.clear()  # before anything of the new version is known: no lease may slip in between
-            try:
-                pause_s = await self._engine.apply(staged.version)
-            except OvertakenError:
-                logger.info("version=%s was overtaken by a newer one", staged.version)
-                continue
-            self.pause_seconds_max = max(self.pause_seconds_max, pause_s)
-            self._applied = staged.version
-            self._metrics.histogram("rlvr_weight_pause_seconds").observe(pause_s)
-            self._metrics.counter("rlvr_weights_applied_total").inc()
-            self._metrics.gauge("rlvr_policy_version").set(staged.version.step)
-            await self._queue.applied(staged.version, generator=self._settings.name)
-            if is_evaluated:
-                await self._evaluate(staged.version)
-            self._may_lease.set()
-
-    async def _evaluate(self, version: Version) -> None:
-        """Sample the evaluation prompts under exactly this version: no lease is taken and no weights are applied meanwhile."""
-        started = time.monotonic()
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._evaluate_one(index, prompt, sample, version))
-                for index, prompt in enumerate(self._settings.evaluation)
-                for sample in range(prompt.samples)
-            ]
-        samples = tuple(task.result() for task in tasks)
-        self._evaluations.put_nowait(EvaluationRun(version=version, samples=samples, seconds=time.monotonic() - started))
-
-    async def _evaluate_one(self, index: int, prompt: EvaluationPrompt, sample: int, version: Version) -> EvaluationSample:
-        assert self._settings.evaluation_sampling is not None
-        name = f"evaluation/{version}/{index}/{sample}"
-        sampling = msgspec.structs.replace(self._settings.evaluation_sampling, temperature=prompt.temperature)
-        seed = derive_seed(self._settings.seed, name) if prompt.temperature > 0 else None
-        completion = await self._engine.sample(SampleRequest(rollout_id=name, prompt_ids=prompt.prompt_ids, sampling=sampling, seed=seed))
-        if any(span.version != version for span in completion.spans):
-            raise EngineError(f"{name} was sampled under {completion.spans}, an evaluation is of one version")
-        return EvaluationSample(
-            prompt=index,
-            text=self._decoder.decode(completion.token_ids.tolist()),
-            is_truncated=completion.is_truncated,
-            num_tokens=len(completion.token_ids),
-        )

@@ -5,14 +5,16 @@ Owns the flow between one sandboxed verifier and the rollout queue. Imports neit
 
 import asyncio
 import logging
+import os
 from collections.abc import Sequence
-from typing import Never
+from typing import Literal, Never, Protocol
 
 import msgspec
 import ray
 
 from actors import cluster
 from actors.queue.client import QueueClient
+from actors.queue.records import PutResult
 from rlvr import wire
 from rlvr.config import Config
 from rlvr.errors import Closed
@@ -28,40 +30,57 @@ LEASE_WAIT_S = 1.0
 BEAT_S = 5.0
 
 
+class Queue(Protocol):
+    """What a verifier asks of the rollout queue; every call may raise Closed."""
+
+    async def lease_unverified(self, n: int, *, verifier: str, wait_s: float) -> Sequence[Unverified]: ...
+    async def put_verdicts(self, verdicts: Sequence[Verdict], *, verifier: str) -> Sequence[PutResult]: ...
+    async def beat(self, worker: str, *, role: str) -> None: ...
+
+
 class VerifierAddress(msgspec.Struct, frozen=True, kw_only=True):
     """Where one verifier lives."""
 
     host: str
     metrics_port: int
+    pid: int
+    node_id: str
 
 
 class VerifierActor:
     """One verifier with its sandboxed children."""
 
-    def __init__(self, name: str, config: Config) -> None:
+    def __init__(self, name: str, replica: str, config: Config) -> None:
+        """name: the worker, replica and incarnation, as the queue knows it. replica: its place in the run, which its metrics carry."""
         self._name = name
-        self._metrics = Registry(role="verifier", replica=name)
+        self._metrics = Registry(role="verifier", replica=replica)
         self._training = Verifier.for_training(config)
         self._evaluation = Verifier.for_evaluation(config, beside=self._training)  # asks the same children
         self._bind = config.metrics.bind
         self._workers = config.verifiers.workers
+        self._is_leaving = False
 
     async def start(self) -> VerifierAddress:
         """Start the sandboxed children."""
         await asyncio.to_thread(self._training.start)
         await asyncio.to_thread(self._evaluation.start)
-        return VerifierAddress(host=cluster.metrics_host(self._bind), metrics_port=self._metrics.serve(self._bind))
+        return VerifierAddress(
+            host=cluster.metrics_host(self._bind),
+            metrics_port=self._metrics.serve(self._bind),
+            pid=os.getpid(),
+            node_id=ray.get_runtime_context().get_node_id(),
+        )
 
-    async def run(self, queue: ray.actor.ActorHandle) -> None:
-        """Judge until the queue closes; as many leases in flight as there are children."""
-        client = QueueClient(queue)
-        try:
-            async with asyncio.TaskGroup() as loops:  # Closed raised in one ends all
-                loops.create_task(self._beat(client))
-                for _ in range(self._workers):
-                    loops.create_task(self._judge_until_closed(client))
-        except* Closed:
-            logger.info("the queue closed; verifier=%s stops", self._name)
+    async def run(self, queue: ray.actor.ActorHandle) -> Literal["closed", "left"]:
+        """Judge until the queue closes, or until `leave`; as many leases in flight as there are children."""
+        return await self._run(QueueClient(queue))
+
+    async def leave(self) -> None:
+        """Stop leasing; what is being judged is handed in, then `run` returns."""
+        self._is_leaving = True
+
+    async def alive(self) -> None:
+        """Answer at once, whatever else is under way."""
 
     async def judge_evaluation(self, frame: bytes) -> bytes:
         """Verdicts of evaluation samples, in order, by the evaluation's grader."""
@@ -73,16 +92,30 @@ class VerifierActor:
         await asyncio.to_thread(self._evaluation.close)
         await asyncio.to_thread(self._training.close)
 
-    async def _beat(self, queue: QueueClient) -> Never:
+    async def _run(self, queue: Queue) -> Literal["closed", "left"]:
+        outcome: Literal["closed", "left"] = "left"
+        try:
+            async with asyncio.TaskGroup() as loops:  # Closed raised in one ends all
+                beat = loops.create_task(self._beat(queue))
+                async with asyncio.TaskGroup() as judges:
+                    for _ in range(self._workers):
+                        judges.create_task(self._judge_until_leaving(queue))
+                beat.cancel()
+        except* Closed:
+            outcome = "closed"
+        logger.info("verifier=%s stops: %s", self._name, outcome)
+        return outcome
+
+    async def _beat(self, queue: Queue) -> Never:
         """Gives a sign of life; waits for the clock."""
         while True:
             await queue.beat(self._name, role="verifier")
             self._measure_sandbox()
             await asyncio.sleep(BEAT_S)
 
-    async def _judge_until_closed(self, queue: QueueClient) -> Never:
+    async def _judge_until_leaving(self, queue: Queue) -> None:
         """Takes unverified answers, gives verdicts; waits for the queue and for the sandbox."""
-        while True:
+        while not self._is_leaving:
             cases = await queue.lease_unverified(LEASE_SIZE, verifier=self._name, wait_s=LEASE_WAIT_S)
             if cases:
                 verdicts = await asyncio.to_thread(self._training.verify_many, cases)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from transformers import DynamicCache, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from actors.engine import BroadcastAddress, Completion, Engine, EngineSettings, SampleRequest, Sampling
+from learner.weight_protocol import StagedVersion
 from learner.weights import WeightSender
 from rlvr.records import Version
 
@@ -100,8 +101,15 @@ class EngineUnderTest:
         version = Version(step=newest.step + 1)
         self.weights[version] = nudged(self.weights[newest], seed=version.step)
         self.sender.publish(version, self.weights[version], keep=keep)
-        assert self.run(self.engine.next_staged(newest)).version == version
+        assert self.run(self.staged(newest)).version == version
         return version
+
+    async def staged(self, after: Version) -> StagedVersion:
+        """What the engine can apply next; the patience of this is a minute."""
+        async with asyncio.timeout(60.0):
+            while (staged := await self.engine.next_staged(after, wait_s=0.5)) is None:
+                pass
+        return staged
 
     def distance(self, request: SampleRequest, completion: Completion) -> float:
         """The largest difference between the sampler's logprobs and transformers', each token under the weights that its span names."""

@@ -1,16 +1,24 @@
-"""Laws of one real engine, untied embeddings, weights that arrive through a real broadcast."""
+"""Laws of one real engine, untied embeddings, weights that arrive through a real broadcast. The last two tests end the engine."""
 
 import asyncio
+import multiprocessing
+import os
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from engine_under_test import EOS, VOCABULARY, EngineUnderTest, running_engine
 from prometheus_client import REGISTRY
 
+from actors import continuation
 from actors.engine import Completion, SampleRequest
-from rlvr.errors import BroadcastError
-from rlvr.records import FinishReason, Version, VersionSpan
+from learner import version_log
+from learner.weight_codec import digest
+from rlvr.errors import BroadcastError, EngineError
+from rlvr.records import FinishReason, Partial, Version, VersionSpan
+from rlvr.store import FolderStore
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("default")]
 
@@ -197,7 +205,7 @@ def test_weights_that_do_not_fit_are_refused_whole_and_the_old_ones_go_on(runnin
         (1002, unknown, r"unchanged: unknown model\.layers\.7\.mlp\.up_proj\.weight"),
     ):
         running.sender.publish(Version(step=step), weights)
-        running.run(running.engine.next_staged(Version(step=step - 1)))
+        running.run(running.staged(Version(step=step - 1)))
         with pytest.raises(BroadcastError, match=message):
             running.run(running.engine.apply(Version(step=step)))
     with pytest.raises(BroadcastError, match=r"version 0\.2000 is not staged"):
@@ -209,7 +217,93 @@ def test_weights_that_do_not_fit_are_refused_whole_and_the_old_ones_go_on(runnin
     assert running.distance(request, completion) <= PARITY
     running.sender.publish(Version(step=2000), good)
     running.weights[Version(step=2000)] = good
-    running.run(running.engine.next_staged(Version(step=1002)))
+    running.run(running.staged(Version(step=1002)))
     running.run(running.engine.apply(Version(step=2000)))
     assert np.isfinite(running.sample([request])[0].logprobs).all()
     assert running.engine.version == Version(step=2000)
+
+
+def test_a_version_of_the_log_is_applied_like_a_staged_one(running: EngineUnderTest, tmp_path: Path) -> None:
+    staged_last, logged = running.engine.version, Version(step=1)
+    store = FolderStore(tmp_path / "store")
+    for version in (logged, staged_last):
+        weights = running.weights[version]
+        version_log.write(store, version, weights, digest(weights), False)
+        running.run(running.engine.apply(version, file=version_log.fetch(store, version, tmp_path)))
+        assert running.engine.version == version
+        request = running.request((4, 5, 6), temperature=0.9)
+        (completion,) = running.sample([request])
+        assert completion.spans == whole_span(version, completion)
+        assert running.distance(request, completion) <= PARITY
+    (tmp_path / "0.1.safetensors").write_bytes(b"not a version")
+    with pytest.raises(BroadcastError, match="weights unchanged"):
+        running.run(running.engine.apply(logged, file=tmp_path / "0.1.safetensors"))
+    assert running.engine.version == staged_last
+
+
+@pytest.mark.parametrize("num_tokens", [1, 7, 29])
+def test_a_continued_completion_is_the_uninterrupted_one_at_the_same_weights(running: EngineUnderTest, num_tokens: int) -> None:
+    request = running.request((9, 8, 7, 6), max_tokens=30, temperature=0.0)
+    (whole,) = running.sample([request])
+    partial = first_part(whole, num_tokens)
+    (rest,) = running.sample([continuation.continuing(request, partial)])
+    continued = continuation.joined(partial, rest)
+    assert continued.token_ids.tolist() == whole.token_ids.tolist()
+    assert continued.spans == whole.spans
+    assert continued.finish_reason is FinishReason.LENGTH
+    np.testing.assert_allclose(continued.logprobs, whole.logprobs, atol=PARITY)
+
+
+def first_part(completion: Completion, num_tokens: int) -> Partial:
+    part = Completion(
+        rollout_id=completion.rollout_id,
+        token_ids=completion.token_ids[:num_tokens],
+        logprobs=completion.logprobs[:num_tokens],
+        spans=(VersionSpan(completion.spans[0].version, 0, num_tokens),),
+        finish_reason=None,
+        seconds=0.0,
+    )
+    partial = continuation.partial_of(part, handovers=1)
+    assert partial is not None
+    return partial
+
+
+def test_an_interrupted_engine_gives_out_the_tokens_so_far_and_samples_no_more(running: EngineUnderTest) -> None:
+    """The engine samples nothing afterwards."""
+    requests = [running.request((2 + index, 3), max_tokens=240, temperature=0.0) for index in range(8)]
+    uninterrupted = running.sample(requests)
+
+    async def interrupt_in_flight() -> list[Completion]:
+        async with asyncio.TaskGroup() as group:
+            short = group.create_task(running.engine.sample(running.request((2, 3), max_tokens=5)))
+            tasks = [group.create_task(running.engine.sample(request)) for request in requests]
+            assert (await short).finish_reason is FinishReason.LENGTH
+            await running.engine.interrupt()
+        return [task.result() for task in tasks]
+
+    version = running.engine.version
+    for request, begun, whole in zip(requests, running.run(interrupt_in_flight()), uninterrupted, strict=True):
+        num_tokens = len(begun.token_ids)
+        assert begun.finish_reason is None
+        assert 0 < num_tokens < 240
+        assert begun.token_ids.tolist() == whole.token_ids[:num_tokens].tolist()
+        assert begun.spans == (VersionSpan(version, 0, num_tokens),)
+        assert len(begun.logprobs) == num_tokens
+        greedy = running.request(request.prompt_ids, temperature=1.0)  # vLLM's logprobs of a greedy token are those of temperature 1
+        assert running.distance(greedy, begun) <= PARITY
+    assert running.engine.num_running == 0
+    (late,) = running.sample([running.request((2, 3))])
+    assert (late.finish_reason, len(late.token_ids), late.spans) == (None, 0, ())
+
+
+def test_an_engine_that_hangs_is_found_by_its_silence(running: EngineUnderTest) -> None:
+    """The last of this module: the engine has failed afterwards."""
+    running.run(running.engine.answers(20.0))
+    (process,) = [child for child in multiprocessing.active_children() if "EngineCore" in child.name]
+    os.kill(process.pid or 0, signal.SIGSTOP)
+    with pytest.raises(EngineError, match="has not answered for 1 s"):
+        running.run(running.engine.answers(1.0))
+    with pytest.raises(EngineError, match="has not answered"):
+        running.sample([running.request((2, 3))])
+    running.run(running.engine.shutdown())
+    assert not [child for child in multiprocessing.active_children() if "EngineCore" in child.name]

@@ -58,10 +58,10 @@ def test_a_kept_version_waits_for_its_turn_behind_newer_ones(running: EngineUnde
     for step in (kept.step + 1, kept.step + 2):
         running.weights[Version(step=step)] = running.weights[kept]
         running.sender.publish(Version(step=step), running.weights[kept])
-    staged = running.run(running.engine.next_staged(serving))
+    staged = running.run(running.staged(serving))
     assert (staged.version, staged.keep) == (kept, True)
     running.run(running.engine.apply(kept))
-    newest = running.run(running.engine.next_staged(kept))
+    newest = running.run(running.staged(kept))
     assert newest.version == Version(step=kept.step + 2)
     running.run(running.engine.apply(newest.version))
 
@@ -73,7 +73,7 @@ def test_a_version_that_was_returned_is_applied_though_newer_ones_came(running: 
     running.sender.publish(newest, running.weights[newest])
     running.run(running.engine.apply(returned))
     assert running.engine.version == returned
-    assert running.run(running.engine.next_staged(returned)).version == newest
+    assert running.run(running.staged(returned)).version == newest
     running.run(running.engine.apply(newest))
 
 
@@ -83,7 +83,7 @@ def test_the_death_of_the_engine_is_an_error_at_everybody_who_waits_and_leaves_n
 
     async def wait_for_the_end() -> list[BaseException | Completion]:
         waiting = [running.engine.sample(running.request((2, 3), max_tokens=200)) for _ in range(8)]
-        tasks = [asyncio.ensure_future(call) for call in (*waiting, running.engine.next_staged(running.engine.version))]
+        tasks = [asyncio.ensure_future(call) for call in (*waiting, running.staged(running.engine.version))]
         await running.all_submitted(8)
         os.kill(process.pid or 0, signal.SIGKILL)
         done, pending = await asyncio.wait(tasks, timeout=30.0)
