@@ -12,6 +12,7 @@ from actors.evaluation_keeper import EvaluationKeeper
 from actors.fleet import Fleet
 from actors.resume import OpenRun
 from actors.run_facts import RunFacts
+from actors.run_history import FACTS
 from learner import version_log
 from learner.checkpoint_report import Saved
 from rlvr.errors import StoreError
@@ -56,6 +57,13 @@ class CheckpointKeeper:
     async def published(self, version: Version) -> None:
         """The version log keeps the newest versions and those that are still to be evaluated."""
         await asyncio.to_thread(self._prune)
+
+    def write_facts(self) -> None:
+        """What the run has cost and come to, on this host alone: often, so that a death loses seconds of it."""
+        try:
+            self._folder.write_json(FACTS, self._facts.so_far())
+        except OSError as error:
+            logger.warning("facts.json cannot be written: %s", error)
 
     def write_history(self, stopped: str | None = None) -> None:
         """What a resume goes on from. A store that cannot take it now gets it with the next checkpoint."""

@@ -21,8 +21,10 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_process_group_cleanup_enabled": "1",
 }
-"""Ray settings that a run does not leave to chance: nothing is sent anywhere, and an actor without GPUs keeps the machine's own settings."""
+"""Ray settings that a run does not leave to chance: nothing is sent anywhere, an actor without GPUs keeps the machine's own settings, and the
+processes of an actor that was killed, such as an engine's workers, are killed with it."""
 
 
 AUTHENTICATION_LOGGER = "ray._private.authentication.authentication_token_setup"

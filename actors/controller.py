@@ -235,7 +235,8 @@ class Controller:
             except StoreError as error:
                 logger.warning("the run's lock could not be renewed, trying again: %s", error)
             self._facts.employs(self._employed())
-            self._facts.restarts = Counter(self._before_restarts) + self._fleet.restarts.total
+            self._facts.restarts = Counter(self._before_restarts) + Counter(name.partition("-")[0] for name in self._fleet.restarts.total.elements())
+            await asyncio.to_thread(self._keeper.write_facts)
             await asyncio.sleep(BEAT_S)
 
     def _employed(self) -> dict[str, Employed]:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,9 @@ from ray._private.state import state as ray_state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 logger = logging.getLogger(__name__)
+
+ENDS_S = 2.0
+"""An actor that Ray ends is gone by then."""
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,27 +65,34 @@ def engines_of(node: Node, *, device: str, tensor_parallel: int) -> int:
 
 
 def kill_actor(handle: Any, address: Any) -> None:
-    """End an actor for certain; its `address` (pid, node_id) is None where it never said one. Returns before it is dead."""
+    """End an actor for certain; its `address` (pid, node_id) is None where it never said one.
+
+    Ray ends it in good order; a process that hangs never hears of that.
+    """
     with contextlib.suppress(ray.exceptions.RayError):
         ray.kill(handle, no_restart=True)
     if address is not None:
-        kill_process(address.node_id, address.pid)
+        kill_process(address.node_id, address.pid, after_s=ENDS_S)
 
 
-def kill_process(node_id: str, pid: int) -> None:
-    """SIGKILL a process of this run on any node: `ray.kill` asks a process to end, which one that hangs never does. Returns before it is dead."""
+def kill_process(node_id: str, pid: int, *, after_s: float = 0.0) -> None:
+    """SIGKILL a process of this run on any node, if it still lives after so long. On another node nobody waits for it."""
     if node_id == ray.get_runtime_context().get_node_id():
-        _kill(pid)
+        _kill(pid, after_s)
         return
     there = NodeAffinitySchedulingStrategy(node_id, soft=False)
     try:
-        ray.remote(_kill).options(num_cpus=0, scheduling_strategy=there, max_retries=0).remote(pid)
+        ray.remote(_kill).options(num_cpus=0, scheduling_strategy=there, max_retries=0).remote(pid, after_s)
     except ray.exceptions.RayError as error:
-        logger.warning("pid=%d of node=%s cannot be killed now (%s); it is refused by the queue whatever it does", pid, node_id, error)
+        logger.warning("pid=%d of node=%s cannot be killed now (%s); the queue refuses whatever it does", pid, node_id, error)
 
 
-def _kill(pid: int) -> None:
+def _kill(pid: int, after_s: float) -> None:
+    ends_at = time.monotonic() + after_s
     try:
+        while time.monotonic() < ends_at:
+            os.kill(pid, 0)
+            time.sleep(0.02)
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return

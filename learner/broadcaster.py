@@ -184,10 +184,12 @@ class Broadcaster:
         logger.warning("receivers lost, the next group is formed without those that are dead: %s", error)
         self._lost.update(error.names)
         now = time.monotonic()
+        with self._condition:
+            wanted = self._wanted
+            self._settles_at = now + SETTLE_S
+        self._roll.look(self._sender.signs_of_life(wanted), now)  # what they showed before they were lost is no fresh life
         for name in error.names:
             self._roll.lose(name, now)
-        with self._condition:
-            self._settles_at = now + SETTLE_S
 
     def _due(self) -> Publication | None:
         """What to send next: the version that was given, else the newest one where a member has it not."""

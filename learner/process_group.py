@@ -4,13 +4,19 @@ Owns the choice of backend and every address and deadline of the default group. 
 The weight broadcast has a group of its own (`learner.weights`) and never touches this one.
 """
 
+import os
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
+from learner.interfaces import interface_of
+from learner.weight_group import address_towards
 from rlvr.errors import LearnerError
 
+GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
+_chosen: list[str] = []
+"""The interface that this module, and not the user, has named to gloo."""
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 """On cuda the small facts that ranks tell each other (statistics, checkpoint plans) still travel on the CPU."""
 
@@ -50,10 +56,11 @@ def join(
     try:
         if store is None:
             store = dist.TCPStore(master_addr, master_port, is_master=False, timeout=deadline)
+        _speak_towards(master_addr, store.port)
         if device == "cuda":
             torch.cuda.set_device(rank % torch.cuda.device_count())
         dist.init_process_group(BACKENDS[device], store=store, rank=rank, world_size=world_size, timeout=deadline)
-    except (RuntimeError, dist.DistError) as error:
+    except (RuntimeError, OSError, dist.DistError) as error:
         raise LearnerError(f"rank {rank} of {world_size} could not join the learner's group at {master_addr}:{master_port}: {error}") from error
 
 
@@ -71,3 +78,19 @@ def leave() -> None:
     """Leave the default group; nothing happens where none was joined."""
     if dist.is_initialized():
         dist.destroy_process_group()
+    if _chosen:
+        os.environ.pop(GLOO_INTERFACE, None)
+        _chosen.clear()
+
+
+def _speak_towards(address: str, port: int) -> None:
+    """Let gloo use the interface that leads to the other ranks, unless the user named one.
+
+    By itself it takes the address that the host's own name stands for, which many a host has as 127.0.1.1: then no other host finds it.
+    """
+    if GLOO_INTERFACE in os.environ:
+        return
+    name = interface_of(address_towards(address, port))
+    if name is not None:
+        os.environ[GLOO_INTERFACE] = name
+        _chosen.append(name)

@@ -118,8 +118,13 @@ class WeightGroup:
                 chunk.copy_(staging)
 
     def abort(self) -> None:
-        """Give the group up: connections close, and ranks that still wait for this one learn of it."""
-        self._group.abort()
+        """Give the group up: connections close, and ranks that still wait for this one learn of it. A second call does nothing.
+
+        gloo's own abort leaves the connections open; they close with the last reference, which an error's traceback must not keep.
+        """
+        group, self._group = self._group, None
+        if group is not None:
+            group.abort()
 
 
 def build_gloo(store: distributed.Store, rank: int, size: int, address: str, deadline_s: float) -> Any:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,9 @@ class Finished:
         return [json.loads(line) for line in (self.folder / name).read_text().splitlines()]
 
 
-def start(run_file: Path, folder: Path, *settings: str) -> "subprocess.Popen[str]":
+def start(run_file: Path, folder: Path, *settings: str, resume: str = "") -> "subprocess.Popen[str]":
     """Start `firesteel run`; its progress comes line by line from stderr."""
-    words = [word for setting in settings for word in ("--set", setting)]
+    words = [word for setting in settings for word in ("--set", setting)] + (["--resume", resume] if resume else [])
     return subprocess.Popen(
         [FIRESTEEL, "run", str(run_file), "--run-dir", str(folder), *words],
         stdout=subprocess.DEVNULL,
@@ -46,19 +46,37 @@ def start(run_file: Path, folder: Path, *settings: str) -> "subprocess.Popen[str
     )
 
 
-def follow(process: "subprocess.Popen[str]", folder: Path, *, at: str = "", do: Callable[[Path], None] | None = None) -> Finished:
-    """Read a run's progress until it ends; the first time a line holds `at`, call `do` with its folder."""
+def follow(
+    process: "subprocess.Popen[str]",
+    folder: Path,
+    *,
+    at: str = "",
+    do: Callable[[Path], None] | None = None,
+    acts: Sequence[tuple[str, Callable[[Path], None]]] = (),
+) -> Finished:
+    """Read a run's progress until it ends; the first time a line holds `at`, call `do` with its folder. acts: several of these, in order."""
     finished = Finished(folder=folder, code=-1)
+    left = [*acts] if do is None else [(at, do), *acts]
     assert process.stderr is not None
     with process:
         for line in process.stderr:
             finished.said.append(line.rstrip())
-            if do is not None and at in line:
-                do(folder)
-                do = None
+            if left and left[0][0] in line:
+                left.pop(0)[1](folder)
     finished.code = process.returncode
-    assert do is None, f"no line held {at!r}: {finished.said[-20:]}"
+    assert not left, f"no line held {left[0][0]!r}: {finished.said[-20:]}"
     return finished
+
+
+def status(folder: Path) -> dict[str, Any]:
+    """What a live run says of itself."""
+    service = json.loads((folder / "run.json").read_text())["service"]
+    return dict(json.loads(get(f"{service}/status")))
+
+
+def process_of(folder: Path, replica: str) -> int:
+    """The process id of one part of a live run."""
+    return int(next(process["pid"] for process in status(folder)["processes"] if process["replica"] == replica))
 
 
 def command(*words: str) -> "subprocess.CompletedProcess[str]":

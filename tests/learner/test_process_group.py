@@ -1,5 +1,6 @@
 """Joining and leaving: no silent wait, no leftovers."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 import torch.distributed as dist
 
 from learner import process_group
+from learner.interfaces import interface_of
 from rlvr.errors import LearnerError
 
 pytestmark = pytest.mark.processes
@@ -50,3 +52,24 @@ def test_a_port_in_use_is_said_so() -> None:
 def test_the_store_of_rank_0_takes_a_free_port_before_the_ranks_meet() -> None:
     stores = [process_group.open_store("127.0.0.1") for _ in range(2)]
     assert len({store.port for store in stores}) == 2
+
+
+def test_gloo_speaks_from_the_interface_that_leads_to_the_other_ranks() -> None:
+    process_group.join(0, 1, "127.0.0.1", 0, "cpu")
+    try:
+        assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
+    finally:
+        process_group.leave()
+    assert "GLOO_SOCKET_IFNAME" not in os.environ
+
+
+def test_an_interface_that_the_user_named_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo,eth7")
+    with pytest.raises(LearnerError, match="could not join"):
+        process_group.join(0, 1, "127.0.0.1", 0, "cpu", timeout_s=1.0)
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "lo,eth7"
+
+
+@pytest.mark.parametrize(("address", "name"), [("127.0.0.1", "lo"), ("192.0.2.77", None), ("2001:db8::77", None)])
+def test_an_interface_is_found_by_its_address(address: str, name: str | None) -> None:
+    assert interface_of(address) == name
