@@ -10,37 +10,20 @@ frees slots, only `commit` makes batches final: after a roll-back those since th
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
-from actors.journal.entries import (
-    Accepted,
-    Applied,
-    BegunAgain,
-    Change,
-    Committed,
-    Dropped,
-    Ended,
-    Ending,
-    HandedOut,
-    Judged,
-    Leased,
-    Refused,
-    RolledBack,
-    Snapshot,
-    Unfit,
-)
-from actors.queue.batches import BatchBook
+from actors.journal import entries
+from actors.queue.admission import Admission
+from actors.queue.batches import BatchBook, handed_out, stale_members
 from actors.queue.desks import MAX_LOST_VERIFIERS, SAMPLING, VERIFYING, SamplingDesk, VerifyingDesk
-from actors.queue.groups import Group, GroupBook, Member, MemberState, OneGroup, Planner
+from actors.queue.groups import Group, GroupBook, Member, OneGroup, Planner
 from actors.queue.ledger import Ledger
 from actors.queue.records import LeaseStatus, PutResult, QueueCounts, RefuseReason
 from actors.queue.slots import Slots
 from actors.queue.state import QueueState, Recall
 from rlvr.errors import Closed, QueueError
 from rlvr.records import Batch, DropReason, JudgedRollout, Lease, Partial, PartialFate, Rollout, Unverified, Verdict, VerdictKind, Version
-from rlvr.seeds import derive_seed
-from rlvr.staleness import oldest_allowed_step, staleness
 
 Order = Literal["admission", "completion", "window"]
 
@@ -71,7 +54,7 @@ class RolloutQueue:
         incarnation: int = 0,
         lineage: int = 0,
         clock: Callable[[], float] = time.monotonic,
-        record: Callable[[Change], None] = lambda _: None,
+        record: Callable[[entries.Change], None] = lambda _: None,
         is_forgetful: bool = False,
     ) -> None:
         """prompts: token ids by problem id; golds: gold answers by problem id. Without a planner each step is one group of one nameless problem.
@@ -84,26 +67,32 @@ class RolloutQueue:
             raise ValueError(f"rollouts_per_step {rollouts_per_step} must be >= 1 and max_staleness {max_staleness} >= 0")
         if deterministic and (max_staleness or order != "admission"):
             raise ValueError(f"deterministic mode needs max_staleness 0 and order admission, got {max_staleness} and {order}")
-        self._max_staleness, self._num_steps, self._lease_s = max_staleness, num_steps, lease_s
+        self._max_staleness, self._num_steps, self._record = max_staleness, num_steps, record
         self._window = {"admission": 0.0, "completion": math.inf, "window": float(window)}[order]
-        self._deterministic, self._seed, self._record = deterministic, seed, record
+        self._deterministic, self._is_closed = deterministic, False
         nameless = OneGroup(rollouts_per_step)
         self._prompts = {nameless.problem_id: ()} if prompts is None else {problem: tuple(ids) for problem, ids in prompts.items()}
-        self._golds = {nameless.problem_id: ""} if golds is None else dict(golds)
+        golds = {nameless.problem_id: ""} if golds is None else dict(golds)
         self._book = GroupBook(planner or nameless, rollouts_per_step, num_steps)
         self._slots = Slots((max_staleness + 1) * rollouts_per_step)
         grace_s = math.inf if deterministic else resample_grace_s
-        self._ledger = Ledger(self._book, self._slots, max_resamples=max_resamples, resample_grace_s=grace_s, clock=clock)
-        self._tally = self._ledger.tally
-        self._sampling = SamplingDesk(self._ledger, incarnation=incarnation, lease_s=lease_s, max_staleness=max_staleness)
+        ledger = self._ledger = Ledger(self._book, self._slots, max_resamples=max_resamples, resample_grace_s=grace_s, clock=clock)
+        sampling = self._sampling = SamplingDesk(ledger, incarnation=incarnation, lease_s=lease_s, max_staleness=max_staleness)
         excluded = {kind for kind in VerdictKind if kind.is_ours or (kind is VerdictKind.UNDECIDED and undecided == "exclude")}
-        self._verifying = VerifyingDesk(self._ledger, incarnation=incarnation, lease_s=verify_lease_s, golds=self._golds, excluded=excluded)
-        self._batches = BatchBook(lineage=lineage, is_forgetful=is_forgetful)
-        self._state = QueueState(
-            ledger=self._ledger, sampling=self._sampling, verifying=self._verifying, batches=self._batches, open_step=self._open_step
+        verifying = self._verifying = VerifyingDesk(ledger, incarnation=incarnation, lease_s=verify_lease_s, golds=golds, excluded=excluded)
+        batches = self._batches = BatchBook(lineage=lineage, is_forgetful=is_forgetful)
+        self._admission = Admission(
+            ledger=ledger,
+            batches=batches,
+            sampling=sampling,
+            prompts=self._prompts,
+            has_gold=golds.__contains__,
+            max_staleness=max_staleness,
+            needs_equal_groups=self._window > 0,
+            lease_s=lease_s,
+            seed=seed if deterministic else None,
         )
-        self._asked_step = 0
-        self._is_closed = False
+        self._state = QueueState(ledger=ledger, sampling=sampling, verifying=verifying, batches=batches, open_step=self._admission.open_step)
 
     # --- generators
 
@@ -118,13 +107,11 @@ class RolloutQueue:
         if n < 1:
             raise ValueError(f"a lease is of at least one completion, got {n}")
         self.applied(applied, generator=generator)
-        if self._batches.is_behind or self._slots.free <= 0:
+        entry = self._admission.next_lease(n, worker=generator, applied=applied)
+        if entry is None:
             return None
-        for group in self._groups_to_sample():
-            if applied.step >= oldest_allowed_step(self._training_step(group), self._max_staleness):
-                wanted = group.plan.size if self._deterministic else n
-                return self._give(group, self._book.pending_of(group, min(wanted, self._slots.free)), generator)
-        return None
+        self._do(entry)
+        return self._admission.lease_of(entry)
 
     def leases(self, n: int, *, generator: str, applied: Version) -> Sequence[Lease]:
         """Leases of up to n completions together, of several groups where one does not hold as many; the whole step in deterministic mode."""
@@ -148,8 +135,7 @@ class RolloutQueue:
         partials: what it has of them; each is continued by whoever samples its place next, unless it would be too old to train by then.
         """
         self._require_open()
-        members = self._sampling.leases.members(lease_id)
-        fates = [(partial, self._fate(partial, lease_id, members)) for partial in partials]
+        fates = [(partial, self._admission.fate(partial, lease_id)) for partial in partials]
         kept = tuple(partial for partial, fate in fates if fate is PartialFate.CONTINUED)
         discarded = Counter(fate.value for _, fate in fates if fate is not PartialFate.CONTINUED)
         return len(self._end(SAMPLING, lease_id, "handed_back", partials=kept, discarded=discarded))
@@ -159,14 +145,14 @@ class RolloutQueue:
 
         Raises QueueError where no batch of that step was ever handed out.
         """
-        if not self._is_made(version):
+        if not self._admission.is_made(version):
             raise QueueError(
                 f"generator {generator} applied version {version}, but step {self._batches.step} is the last "
                 f"one that was handed out in lineage {self._batches.lineage}"
             )
         is_newer = version.lineage == self._batches.lineage and version.step > self._state.applied_step
         if is_newer and not self._is_closed:
-            self._do(Applied(lineage=version.lineage, step=version.step, generator=generator))
+            self._do(entries.Applied(lineage=version.lineage, step=version.step, generator=generator))
 
     # --- verifiers
 
@@ -177,7 +163,7 @@ class RolloutQueue:
         if not rollouts:
             return ()
         lease_id = self._verifying.leases.next_id()
-        self._do(Leased(kind=VERIFYING, lease_id=lease_id, worker=verifier, step=0, rollout_ids=tuple(rollout.id for rollout in rollouts)))
+        self._do(entries.Leased(kind=VERIFYING, lease_id=lease_id, worker=verifier, step=0, rollout_ids=tuple(rollout.id for rollout in rollouts)))
         return [self._verifying.unverified(rollout, lease_id) for rollout in rollouts]
 
     def put_verdicts(self, verdicts: Iterable[Verdict]) -> Sequence[PutResult]:
@@ -210,7 +196,7 @@ class RolloutQueue:
         else:
             batch = self._batch(step)
             before = batches.out[step]
-            self._do(HandedOut(step=step, lineage=batch.lineage, rollout_ids=before.rollout_ids, groups=before.groups, short=before.short))
+            self._do(entries.HandedOut(step=step, lineage=batch.lineage, rollout_ids=before.rollout_ids, groups=before.groups, short=before.short))
         return self._batch(step)
 
     def absent(self, step: int) -> Sequence[str]:
@@ -228,7 +214,7 @@ class RolloutQueue:
         self._require_open()
         self._batches.require_commit(step)
         if step > self._batches.committed:
-            self._do(Committed(step=step))
+            self._do(entries.Committed(step=step))
 
     def roll_back(self, step: int) -> int:
         """The weights are those of the checkpoint of `step` again; returns the new lineage, in which later batches are handed out once more.
@@ -238,7 +224,7 @@ class RolloutQueue:
         """
         self._require_open()
         self._batches.require_roll_back(step)
-        self._do(RolledBack(step=step, lineage=self._batches.lineage + 1))
+        self._do(entries.RolledBack(step=step, lineage=self._batches.lineage + 1))
         return self._batches.lineage
 
     # --- the clock and the controller
@@ -273,20 +259,20 @@ class RolloutQueue:
         self._end_all("closed")
         for member in self._ledger.held() if is_finished else ():
             self._drop(member, DropReason.SHUTDOWN, is_resampled=False)
-        self._do(Ending(is_finished=is_finished))
+        self._do(entries.Ending(is_finished=is_finished))
         self.check()
 
     # --- after a crash
 
-    def replay(self, change: Change) -> None:
+    def replay(self, change: entries.Change) -> None:
         """What the journal says happened once more. Raises QueueError where it cannot have."""
         self._state.do(change)
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> entries.Snapshot:
         """The whole state without the rollouts, for a compaction."""
         return self._state.snapshot()
 
-    def restore(self, snapshot: Snapshot, recall: Recall) -> None:
+    def restore(self, snapshot: entries.Snapshot, recall: Recall) -> None:
         """Begin with a snapshot, in place of all that came before it."""
         self._state.restore(snapshot, recall)
 
@@ -298,7 +284,7 @@ class RolloutQueue:
         for step in sorted({group.step for group in self._book.untrained.values() if group.unsettled}):
             for member in [member for member in self._ledger.held() if member.group.step == step]:
                 self._drop(member, DropReason.INCOMPLETE, is_resampled=True)
-            self._do(BegunAgain(step=step))
+            self._do(entries.BegunAgain(step=step))
 
     # --- what it knows
 
@@ -332,9 +318,9 @@ class RolloutQueue:
 
     def counts(self) -> QueueCounts:
         """Where everything is. Raises QueueError where it does not add up."""
-        self._tally.check(self._slots.held)
+        self._ledger.tally.check(self._slots.held)
         leases = {table.kind: table.issued for table in (self._sampling.leases, self._verifying.leases)}
-        return self._tally.counts(self._slots, step=self.step, applied_step=self._state.applied_step, lineage=self.lineage, leases=leases)
+        return self._ledger.tally.counts(self._slots, step=self.step, applied_step=self._state.applied_step, lineage=self.lineage, leases=leases)
 
     def check(self) -> None:
         """Recount everything from the members. Raises QueueError where the books differ from them."""
@@ -342,66 +328,19 @@ class RolloutQueue:
 
     # --- inside
 
-    def _do(self, change: Change) -> None:
+    def _do(self, change: entries.Change) -> None:
         self._state.do(change)
         self._record(change)
-
-    def _open_step(self) -> None:
-        groups = self._book.open_step()
-        if self._window and len({group.plan.size for group in groups}) > 1:
-            raise QueueError(f"queue.order other than admission needs groups of one size, step {groups[0].step} has {[g.plan.size for g in groups]}")
-        for group in groups:
-            if group.plan.problem_id not in self._prompts or group.plan.problem_id not in self._golds:
-                raise QueueError(f"step {group.step} plans problem {group.plan.problem_id!r}, which has no prompt or no gold answer here")
-        self._ledger.mark_due(self._asked_step)
-
-    def _groups_to_sample(self) -> Iterator[Group]:
-        to_continue = self._book.next_to_continue()
-        if to_continue is not None:
-            yield to_continue
-        oldest = self._book.next_to_sample()
-        if oldest is None:
-            self._open_step()
-            oldest = self._book.next_to_sample()
-        if oldest is not None:
-            yield oldest
-
-    def _training_step(self, group: Group) -> int:
-        """The step that will train a group, as far as that is known: never earlier than the next one."""
-        return max(group.step, self._batches.reached + 1)
-
-    def _is_made(self, version: Version) -> bool:
-        """Whether there can be such weights: of this lineage up to its step, of earlier ones up to the last step ever reached."""
-        batches = self._batches
-        return version.lineage <= batches.lineage and version.step <= (batches.step if version.lineage == batches.lineage else batches.reached)
-
-    def _give(self, group: Group, members: Sequence[Member], generator: str) -> Lease:
-        step = self._training_step(group)
-        ids = tuple(member.rollout_id for member in members)
-        partials = self._sampling.continued(members, step=step)
-        lease_id, continued = self._sampling.leases.next_id(), tuple(partial.rollout_id for partial in partials)
-        self._do(Leased(kind=SAMPLING, lease_id=lease_id, worker=generator, step=step, rollout_ids=ids, continued=continued))
-        return Lease(
-            id=lease_id,
-            problem_id=group.plan.problem_id,
-            group_id=group.plan.group_id,
-            rollout_ids=ids,
-            prompt_ids=self._prompts[group.plan.problem_id],
-            step=step,
-            seeds=tuple(derive_seed(self._seed, "rollout", member.draw_id) for member in members) if self._deterministic else None,
-            deadline_s=self._lease_s,
-            partials=partials,
-        )
 
     def _take(self, rollout: Rollout) -> RefuseReason | None:
         found = self._sampling.leases.find(rollout.lease_id, rollout.id)
         if isinstance(found, RefuseReason):
             return found
-        reason = self._sampling.misfit(rollout, found, is_made=self._is_made)
+        reason = self._sampling.misfit(rollout, found, is_made=self._admission.is_made)
         if reason is None:
-            self._do(Accepted(rollout=rollout))
+            self._do(entries.Accepted(rollout=rollout))
         else:
-            self._do(Unfit(lease_id=rollout.lease_id, rollout_id=rollout.id, reason=reason.value))
+            self._do(entries.Unfit(lease_id=rollout.lease_id, rollout_id=rollout.id, reason=reason.value))
             self._sampling.count_failures([found], f"came back unfit ({reason})")
         return reason
 
@@ -412,7 +351,7 @@ class RolloutQueue:
         if self._verifying.is_excluded(verdict):
             self._drop(found, DropReason.EXCLUDED, verdict=verdict, is_ours=verdict.kind.is_ours)
         else:
-            self._do(Judged(verdict=verdict))
+            self._do(entries.Judged(verdict=verdict))
         return None
 
     def _drop(
@@ -422,7 +361,7 @@ class RolloutQueue:
         again = self._ledger.is_worth_another(member) if is_resampled is None else is_resampled
         num_tokens = member.accepted.num_tokens
         id_ = member.rollout_id
-        self._do(Dropped(rollout_id=id_, reason=reason, is_resampled=again, is_ours=is_ours, num_tokens=num_tokens, verdict=verdict))
+        self._do(entries.Dropped(rollout_id=id_, reason=reason, is_resampled=again, is_ours=is_ours, num_tokens=num_tokens, verdict=verdict))
 
     def _end(
         self, kind: str, lease_id: str, cause: str, *, partials: tuple[Partial, ...] = (), discarded: Mapping[str, int] | None = None
@@ -431,7 +370,7 @@ class RolloutQueue:
         table = self._sampling.leases if kind == SAMPLING else self._verifying.leases
         members = list(table.members(lease_id).values())
         if members:
-            self._do(Ended(kind=kind, lease_id=lease_id, cause=cause, partials=partials, discarded=dict(discarded or {})))
+            self._do(entries.Ended(kind=kind, lease_id=lease_id, cause=cause, partials=partials, discarded=dict(discarded or {})))
         for member in [member for member in members if member.lost_verifiers >= MAX_LOST_VERIFIERS]:
             self._drop(member, DropReason.EXCLUDED, is_ours=True)
         return members
@@ -441,27 +380,19 @@ class RolloutQueue:
             for lease_id in table.live():
                 self._end(kind, lease_id, cause)
 
-    def _fate(self, partial: Partial, lease_id: str, members: Mapping[str, Member]) -> PartialFate:
-        member = members.get(partial.rollout_id)
-        if member is None or self._deterministic or not all(self._is_made(span.version) for span in partial.spans):
-            return PartialFate.UNFIT
-        return PartialFate.TOO_OLD if self._sampling.is_too_old(partial.oldest_version, self._training_step(member.group)) else PartialFate.CONTINUED
-
     def _results(self, kind: str, results: Sequence[PutResult]) -> Sequence[PutResult]:
         refused = Counter(result.refused.value for result in results if result.refused is not None)
         if refused:
-            self._do(Refused(kind=kind, counts=dict(refused)))
-        self._tally.check(self._slots.held)
+            self._do(entries.Refused(kind=kind, counts=dict(refused)))
+        self._ledger.tally.check(self._slots.held)
         return results
 
     def _choose(self, step: int) -> Sequence[Group] | None:
         """The complete groups of a batch, without a rollout that would exceed the bound: such a one is dropped first."""
-        if step > self._asked_step:
-            self._asked_step = step
+        if step > self._ledger.asked_step:
             self._ledger.mark_due(step)
         while (chosen := self._book.choose(step, self._window)) is not None:
-            verified = [member for group in chosen for member in group.members if member.state is MemberState.VERIFIED]
-            stale = [member for member in verified if staleness(step, member.accepted.oldest_version) > self._max_staleness]
+            stale = stale_members(chosen, step, max_staleness=self._max_staleness)
             if not stale:
                 return chosen
             for member in stale:
@@ -469,13 +400,8 @@ class RolloutQueue:
         return None
 
     def _hand_out(self, step: int, chosen: Sequence[Group]) -> None:
-        places = [member for group in chosen for member in group.members]
-        if all(member.state is MemberState.CLOSED and member.is_ours for member in places):
-            raise QueueError(f"all {len(places)} rollouts of step {step} were lost to faults of the verifiers (timeout, sandbox): see their log")
-        ids = tuple(sorted(member.rollout_id for member in places if member.state is MemberState.VERIFIED))
-        groups = tuple(group.plan.group_id for group in chosen)
-        self._do(HandedOut(step=step, lineage=self.lineage, rollout_ids=ids, groups=groups, short=len(places) - len(ids)))
-        self._tally.check(self._slots.held)
+        self._do(handed_out(chosen, step=step, lineage=self.lineage))
+        self._ledger.tally.check(self._slots.held)
 
     def _batch(self, step: int) -> Batch:
         rollouts = self._batches.rollouts(step)

@@ -8,8 +8,10 @@ somebody else (the journal) can bring them back.
 from collections.abc import Sequence
 
 from actors.journal.entries import HandedOut
+from actors.queue.groups import Group, Member, MemberState
 from rlvr.errors import QueueError
 from rlvr.records import JudgedRollout
+from rlvr.staleness import staleness
 
 
 class BatchBook:
@@ -88,3 +90,19 @@ class BatchBook:
         self.step, self.reached, self.committed, self.lineage = step, reached, committed, lineage
         self.out = {entry.step: entry for entry in out}
         self._rollouts.clear()
+
+
+def stale_members(chosen: Sequence[Group], step: int, *, max_staleness: int) -> Sequence[Member]:
+    """The verified members of a batch's groups that are too old to be trained by `step`."""
+    verified = [member for group in chosen for member in group.members if member.state is MemberState.VERIFIED]
+    return [member for member in verified if staleness(step, member.accepted.oldest_version) > max_staleness]
+
+
+def handed_out(chosen: Sequence[Group], *, step: int, lineage: int) -> HandedOut:
+    """The batch of these complete groups, by id. Raises QueueError where every member was lost to faults of ours."""
+    places = [member for group in chosen for member in group.members]
+    if all(member.state is MemberState.CLOSED and member.is_ours for member in places):
+        raise QueueError(f"all {len(places)} rollouts of step {step} were lost to faults of the verifiers (timeout, sandbox): see their log")
+    ids = tuple(sorted(member.rollout_id for member in places if member.state is MemberState.VERIFIED))
+    groups = tuple(group.plan.group_id for group in chosen)
+    return HandedOut(step=step, lineage=lineage, rollout_ids=ids, groups=groups, short=len(places) - len(ids))

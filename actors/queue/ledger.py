@@ -19,6 +19,8 @@ class Ledger:
         self.slots = slots
         self.tally = Tally()
         self.clock = clock
+        self.asked_step = 0
+        """The last step that the learner has asked for since the queue's start."""
         self._max_resamples = max_resamples
         self._grace_s = resample_grace_s
 
@@ -62,6 +64,7 @@ class Ledger:
 
     def mark_due(self, step: int) -> None:
         """The learner asks for `step`: its groups, and older ones, are due from now on."""
+        self.asked_step = max(step, self.asked_step)
         for group in self.book.untrained.values():
             if group.step <= step and group.due_since is None:
                 group.due_since = self.clock()
