@@ -8,7 +8,7 @@ learner unless the queue's slots say so.
 import asyncio
 import logging
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Literal, Never
 
@@ -50,6 +50,7 @@ class Generator:
         self._weights = WeightFollower(settings, engine=engine, queue=queue, decoder=decoder, log=log, gate=self._gate, metrics=metrics)
         self._pace = Pace(settings.max_tokens_per_s, first_guess=settings.sampling.max_tokens, clock=time.monotonic)
         self._finished: asyncio.Queue[Rollout] = asyncio.Queue()
+        self._holding: Counter[str] = Counter()  # completions that are leased and not handed in yet, by lease
         self._unfinished: defaultdict[str, list[Partial]] = defaultdict(list)  # by lease
 
     @property
@@ -124,7 +125,7 @@ class Generator:
         held = self._weights.held
         assert held is not None, "nothing is leased before the first weights are applied"
         asked, is_idle = time.monotonic(), self._gate.in_flight == 0
-        leases = await self._queue.lease(size, generator=self._settings.name, applied=held, wait_s=LEASE_WAIT_S)
+        leases = await self._queue.lease(size, generator=self._settings.name, applied=held, wait_s=LEASE_WAIT_S, holding=[*self._holding])
         if is_idle:
             self._metrics.counter("rlvr_generator_idle_seconds_total").inc(time.monotonic() - asked)
         return leases
@@ -159,6 +160,7 @@ class Generator:
         """Start to sample what was leased."""
         count = sum(len(lease.rollout_ids) for lease in leases)
         self._gate.begin(count)
+        self._holding.update({lease.id: len(lease.rollout_ids) for lease in leases})
         charged = self._pace.charge(count)
         if self._settings.deterministic:
             return [loops.create_task(self._sample_together(leases, charged=charged))] if leases else []
@@ -243,6 +245,7 @@ class Generator:
                 logger.warning(
                     "the queue refused %d of %d rollouts (%s); queue.lease_s may be too short", len(refused), len(batch), refused[0].refused
                 )
+            self._holding -= Counter(rollout.lease_id for rollout in batch)
             for _ in batch:
                 self._finished.task_done()
 

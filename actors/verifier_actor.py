@@ -6,7 +6,7 @@ Owns the flow between one sandboxed verifier and the rollout queue. Imports neit
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Never, Protocol
 
 import msgspec
@@ -33,7 +33,9 @@ BEAT_S = 5.0
 class Queue(Protocol):
     """What a verifier asks of the rollout queue; every call may raise Closed."""
 
-    async def lease_unverified(self, n: int, *, verifier: str, wait_s: float) -> Sequence[Unverified]: ...
+    async def lease_unverified(
+        self, n: int, *, verifier: str, wait_s: float, holding: Callable[[], Sequence[str]] | None = None
+    ) -> Sequence[Unverified]: ...
     async def put_verdicts(self, verdicts: Sequence[Verdict], *, verifier: str) -> Sequence[PutResult]: ...
     async def beat(self, worker: str, *, role: str) -> None: ...
 
@@ -59,6 +61,7 @@ class VerifierActor:
         self._bind = config.metrics.bind
         self._workers = config.verifiers.workers
         self._is_leaving = False
+        self._judging: set[str] = set()  # leases
 
     async def start(self) -> VerifierAddress:
         """Start the sandboxed children."""
@@ -116,11 +119,14 @@ class VerifierActor:
     async def _judge_until_leaving(self, queue: Queue) -> None:
         """Takes unverified answers, gives verdicts; waits for the queue and for the sandbox."""
         while not self._is_leaving:
-            cases = await queue.lease_unverified(LEASE_SIZE, verifier=self._name, wait_s=LEASE_WAIT_S)
+            cases = await queue.lease_unverified(LEASE_SIZE, verifier=self._name, wait_s=LEASE_WAIT_S, holding=lambda: sorted(self._judging))
+            leases = {case.lease_id for case in cases}
+            self._judging |= leases
             if cases:
                 verdicts = await asyncio.to_thread(self._training.verify_many, cases)
                 self._count(verdicts)
                 await queue.put_verdicts(verdicts, verifier=self._name)
+            self._judging -= leases
 
     def _measure_sandbox(self) -> None:
         stats = self._training.stats()

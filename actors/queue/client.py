@@ -34,9 +34,13 @@ class QueueClient:
         self._queue = queue
         self._patience_s = patience_s
 
-    async def lease(self, n: int, *, generator: str, applied: Version, wait_s: float) -> list[Lease]:
-        """Leases of up to n completions together; empty where there is no work within wait_s."""
-        return wire.unpack(await self._answer(lambda: self._queue.lease.remote(n, generator, str(applied), wait_s)), list[Lease])
+    async def lease(self, n: int, *, generator: str, applied: Version, wait_s: float, holding: Sequence[str] | None = None) -> list[Lease]:
+        """Leases of up to n completions together; empty where there is no work within wait_s.
+
+        holding: the leases that the generator has. Others that the queue gave it were lost on the way, and end.
+        """
+        asked = (n, generator, str(applied), wait_s, None if holding is None else list(holding))
+        return wire.unpack(await self._answer(lambda: self._queue.lease.remote(*asked)), list[Lease])
 
     async def put(self, rollouts: Sequence[Rollout], *, generator: str) -> list[PutResult]:
         """Hand finished rollouts in; the queue says of each whether it took it."""
@@ -56,9 +60,20 @@ class QueueClient:
         given_back: int = await self._answer(lambda: self._queue.hand_back.remote(generator, lease_id, frame))
         return given_back
 
-    async def lease_unverified(self, n: int, *, verifier: str, wait_s: float) -> list[Unverified]:
-        """Up to n answers to judge; empty where there is none within wait_s."""
-        return wire.unpack(await self._answer(lambda: self._queue.lease_unverified.remote(n, verifier, wait_s)), list[Unverified])
+    async def lease_unverified(self, n: int, *, verifier: str, wait_s: float, holding: Callable[[], Sequence[str]] | None = None) -> list[Unverified]:
+        """Up to n answers to judge; empty where there is none within wait_s.
+
+        holding: as of `lease`, but told only after the queue was away: a verifier asks several times at once, and else would end what another of its
+        calls is just being given.
+        """
+        outage = _Outage(self._patience_s)
+
+        def call() -> Awaitable[bytes]:
+            held = list(holding()) if holding is not None and outage.num_failures else None
+            answer: Awaitable[bytes] = self._queue.lease_unverified.remote(n, verifier, wait_s, held)
+            return answer
+
+        return wire.unpack(await _answered(call, outage), list[Unverified])
 
     async def put_verdicts(self, verdicts: Sequence[Verdict], *, verifier: str) -> list[PutResult]:
         """Hand verdicts in."""

@@ -126,9 +126,11 @@ class FakeQueue:
         self.handed_back: list[str] = []
         self.partials: list[Partial] = []
         self.gives_again = True
+        self.holding: list[str] = []
 
-    async def lease(self, n: int, *, generator: str, applied: Version, wait_s: float) -> list[Lease]:
+    async def lease(self, n: int, *, generator: str, applied: Version, wait_s: float, holding: Sequence[str] | None = None) -> list[Lease]:
         self.sizes.append(n)
+        self.holding = list(holding or ())
         if not self.leases:
             if self.closes(self):
                 raise Closed("the run is over")

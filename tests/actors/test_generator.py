@@ -1,6 +1,7 @@
 """Laws of a generator, with an engine and a queue that the test holds in its hand."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -77,7 +78,7 @@ class WakingQueue(FakeQueue):
 
     is_polled = False
 
-    async def lease(self, n: int, *, generator: str, applied: Version, wait_s: float) -> list[Lease]:
+    async def lease(self, n: int, *, generator: str, applied: Version, wait_s: float, holding: Sequence[str] | None = None) -> list[Lease]:
         self.is_polled = True
         while Version(step=1) not in self.applied_versions:
             await self.something(within_s=10.0)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytest
@@ -150,7 +150,7 @@ def test_a_lease_that_comes_to_a_leaving_generator_goes_back_with_the_partials_i
     class SlowQueue(FakeQueue):
         """Its poll is answered only when the generator is leaving."""
 
-        async def lease(self, n: int, *, generator: str, applied: Version, wait_s: float) -> list[Lease]:
+        async def lease(self, n: int, *, generator: str, applied: Version, wait_s: float, holding: Sequence[str] | None = None) -> list[Lease]:
             self.sizes.append(n)
             await until(lambda: engine.interrupted)
             return await super().lease(n, generator=generator, applied=applied, wait_s=wait_s)
@@ -188,7 +188,7 @@ class QueueWithOutages:
         if self.num_calls % 3 == 0:
             raise ray.exceptions.ActorUnavailableError("it restarts", None)
         if method == "lease":
-            n, name, applied, wait_s = arguments
+            n, name, applied, wait_s, _ = arguments
             try:
                 return wire.pack(await self.queue.lease(n, generator=name, applied=Version.parse(applied), wait_s=wait_s))
             except Exception as error:
@@ -238,3 +238,18 @@ def test_what_is_leased_follows_the_pace_and_the_cap_holds() -> None:
     queue, seconds = run(work)
     assert sum(rollout.num_tokens for rollout in queue.rollouts) == 80
     assert seconds >= 0.5, "80 tokens at 100 a second, a part of them on credit"
+
+
+def test_a_generator_says_which_leases_it_has_until_the_last_of_their_rollouts_is_handed_in() -> None:
+    async def work() -> tuple[list[str], list[str]]:
+        engine, queue = FakeEngine(held=["r0/1"]), FakeQueue([lease(0), lease(1)])
+        engine.staged.put_nowait(StagedVersion(V0))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(generator(engine, queue).run())
+            await until(lambda: len(queue.rollouts) == 3 and queue.holding == ["l0"])
+            while_sampling = queue.holding
+            queue.closes = lambda queue: len(queue.rollouts) == 4 and not queue.holding
+            engine.let_go("r0/1")
+        return while_sampling, queue.holding
+
+    assert run(work) == (["l0"], [])

@@ -60,7 +60,13 @@ def test_a_queue_that_is_away_for_a_while_is_asked_again_the_same() -> None:
     queue = RestartedQueue(pack([LEASE]), deaths=[away(), ray.exceptions.ActorDiedError(), away()])
     leases = asyncio.run(QueueClient(queue).lease(2, generator="g0", applied=Version(step=3), wait_s=1.0))
     assert leases == [LEASE]
-    assert queue.asked == [("lease", 2, "g0", "0.3", 1.0)] * 4
+    assert queue.asked == [("lease", 2, "g0", "0.3", 1.0, None)] * 4
+
+
+def test_a_verifier_says_which_leases_it_has_only_after_the_queue_was_away() -> None:
+    queue = RestartedQueue(pack([]), deaths=[away()])
+    asyncio.run(QueueClient(queue).lease_unverified(8, verifier="v0", wait_s=1.0, holding=lambda: ["v/1"]))
+    assert [arguments[-1] for arguments in queue.asked] == [None, ["v/1"]]
 
 
 def test_a_queue_that_stays_away_is_an_actor_error() -> None:

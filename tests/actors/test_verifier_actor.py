@@ -1,7 +1,7 @@
 """Laws of the verifier actor: as many children as verifiers.workers, for training and evaluation together."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -52,7 +52,7 @@ class FakeQueue:
         self.on_lease = asyncio.Event()
         self.beats: list[str] = []
 
-    async def lease_unverified(self, n: int, *, verifier: str, wait_s: float) -> list[Unverified]:
+    async def lease_unverified(self, n: int, *, verifier: str, wait_s: float, holding: Callable[[], Sequence[str]] | None = None) -> list[Unverified]:
         if self.cases:
             self.on_lease.set()
             return [self.cases.pop()]
