@@ -13,7 +13,7 @@ import numpy as np
 import ray
 
 from actors.queue.actor import QueueActor
-from actors.queue.service import QueueSetup, build_queue
+from actors.queue.opening import QueueSetup, build_queue
 from benchmarks.record import Claim, write
 from rlvr.config import Config, PromptsConfig, RolloutConfig, RunConfig
 from rlvr.problems import Problem
@@ -100,7 +100,7 @@ def through_the_actor() -> float:
             ray.get(queue.put.remote("g0", pack([rollout for lease in leases for rollout in rollouts_of(lease)])))
         while work := unpack(ray.get(queue.lease_unverified.remote(PIECE, "v0")), list[Unverified]):
             ray.get(queue.put_verdicts.remote("v0", pack(verdicts_of(work))))
-        assert len(unpack(ray.get(queue.next_batch.remote(step)), Batch).rollouts) == ROLLOUTS_PER_STEP
+        assert len(unpack(ray.get(queue.next_batch.remote(step, 0)), Batch).rollouts) == ROLLOUTS_PER_STEP
     rate = NUM_STEPS * ROLLOUTS_PER_STEP / (time.perf_counter() - began)
     ray.kill(queue)
     return rate

@@ -40,7 +40,7 @@ def test_a_run_goes_through_the_actor_and_its_end_raises_closed_at_waiters(ray_s
     queue = QueueActor.options(name="queue-of-a-test").remote(pack(setup_of()))
     watch = queue.run.remote()
     for step in (1, 2):
-        waiting = queue.next_batch.remote(step, 10.0)
+        waiting = queue.next_batch.remote(step, 0, 10.0)
         (lease,) = unpack(ray.get(queue.lease.remote(4, "g0", f"0.{step - 1}", 5.0)), list[Lease])
         assert (lease.prompt_ids, lease.step) == ((1, 2, 3), step)
         answers = queue.lease_unverified.remote(4, "v0", 10.0)
@@ -52,7 +52,7 @@ def test_a_run_goes_through_the_actor_and_its_end_raises_closed_at_waiters(ray_s
         assert (batch.step, len(batch.rollouts)) == (step, 4)
         ray.get(queue.applied.remote("g0", f"0.{step}"))
     with pytest.raises(QueueError):
-        ray.get(queue.next_batch.remote(5, 0.0))
+        ray.get(queue.next_batch.remote(5, 0, 0.0))
     waiter = queue.lease.remote(4, "g0", "0.2", 10.0)
     counts = unpack(ray.get(queue.close.remote()), QueueCounts)
     assert (counts.accepted, counts.consumed, counts.held) == (8, 8, 0)
