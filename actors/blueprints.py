@@ -136,6 +136,7 @@ class Blueprints:
             deterministic=config.run.deterministic,
             seed=config.run.seed,
             max_tokens_per_s=config.generators.max_tokens_per_s,
+            engine_silence_s=config.queue.silence_s,
         )
 
     def _engine_settings(self, replica: str, incarnation: int, device: str) -> EngineSettings:

@@ -59,12 +59,16 @@ class WeightFollower:
         return self._held
 
     async def start_from_log(self, version: Version) -> bool:
-        """Begin with a version of the log; False where it has that version no more."""
+        """Begin with a version of the log; False where it has that version no more, or not whole."""
         with tempfile.TemporaryDirectory(prefix="firesteel-") as folder:
             file = await self._log.fetch(version, Path(folder))
             if file is None:
                 return False
-            await self._swap(version, file=file)
+            try:
+                await self._swap(version, file=file)
+            except BroadcastError as error:
+                logger.warning("version=%s of the version log is of no use, the next broadcast is waited for: %s", version, error)
+                return False
         await self._hold(version)
         self._gate.open()
         return True
@@ -131,8 +135,7 @@ class WeightFollower:
             is_there = version in (self._held, *self._evaluated) or file is not None
             if not is_there and time.monotonic() - since > LOG_S:
                 self._pending.pop(0)
-                logger.warning("version=%s is not in the version log, and stays unevaluated", version)
-                self.evaluations.put_nowait(EvaluationRun(version=version, samples=(), seconds=0.0))
+                self._give_up(version, "it is not in the version log")
             if not is_there or (file is not None and home is None and self._held is not None and not has_next):
                 return  # not yet: there is no way to it, or none back
             self._pending.pop(0)
@@ -153,15 +156,24 @@ class WeightFollower:
         held = self._held
         self._gate.shut()
         await self._gate.drained()
-        if file is not None:
-            self._held = None  # the queue's rollouts are not sampled from what comes now
-            await self._swap(version, file=file)
-        await self._evaluate(version)
-        if home is not None and held is not None:
+        try:
+            if file is not None:
+                await self._swap(version, file=file)
+                self._held = None  # the queue's rollouts are not sampled from this
+        except BroadcastError as error:
+            self._give_up(version, str(error))
+        else:
+            await self._evaluate(version)
+        if self._held is None and home is not None and held is not None:
             await self._swap(held, file=home)
             self._held = held
         if self._held is not None:
             self._gate.open()
+
+    def _give_up(self, version: Version, reason: str) -> None:
+        """An evaluation that cannot be made is told as one without samples: whoever waits for it hears of it."""
+        logger.warning("version=%s stays unevaluated: %s", version, reason)
+        self.evaluations.put_nowait(EvaluationRun(version=version, samples=(), seconds=0.0))
 
     async def _swap(self, version: Version, *, file: Path | None = None) -> None:
         pause_s = await self._engine.apply(version, file=file)

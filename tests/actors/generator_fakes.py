@@ -32,6 +32,7 @@ class FakeEngine:
         self.asked: list[tuple[str, str]] = []
         self.requests: list[SampleRequest] = []
         self.applied: list[tuple[Version, bool]] = []
+        self.damaged: set[Version] = set()
         self.passed_over: list[Version] = []
         self.fails = False
         self.hangs = False
@@ -54,6 +55,8 @@ class FakeEngine:
     async def apply(self, version: Version, *, file: Path | None = None) -> float:
         if version in self.overtaken and file is None:
             raise OvertakenError(f"version {version} is not staged")
+        if version in self.damaged and file is not None:
+            raise BroadcastError("weights unchanged: its bits have another digest")
         assert file is None or file.name == str(version)
         self.version = version
         self.applied.append((version, file is not None))

@@ -216,3 +216,23 @@ def test_an_evaluation_that_the_generator_leaves_is_nobodys_result() -> None:
         return subject._weights.evaluations.empty()
 
     assert run(work)
+
+
+def test_a_damaged_file_of_the_log_is_of_no_use_and_does_no_harm() -> None:
+    async def work() -> tuple[FakeQueue, EvaluationRun]:
+        engine, queue = FakeEngine(), unending(lease(0))
+        engine.damaged = {V0}
+        subject = generator(engine, queue, log=FakeLog([V0, V1]), evaluation=PROMPTS)
+        assert not await subject.start_from_log(V0)
+        subject.evaluate_from_now([V0])
+        engine.staged.put_nowait(StagedVersion(V1))
+
+        async def both() -> EvaluationRun:
+            await until(lambda: len(queue.rollouts) == 2)
+            return await subject.next_evaluation()
+
+        return queue, await running_while(subject, both)
+
+    queue, evaluation = run(work)
+    assert (evaluation.version, evaluation.samples) == (V0, ())
+    assert queue.applied_versions == [V1]
