@@ -1,12 +1,17 @@
 """The queue's Ray actor: the service's methods through a real Ray."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from queue_fakes import all_correct, rollouts_of
 
-from actors.queue.records import PutResult, QueueCounts
+from actors.queue.records import PutResult, QueueCounts, QueueIdentity, QueueStatus
 from actors.queue.service import QueueSetup
 from rlvr.config import Config, GeneratorsConfig, RolloutConfig, RunConfig
 from rlvr.errors import Closed, QueueError
@@ -59,4 +64,27 @@ def test_a_run_goes_through_the_actor_and_its_end_raises_closed_at_waiters(ray_s
     ray.get(watch)
     with pytest.raises(Closed):
         ray.get(waiter)
+    ray.kill(queue)
+
+
+@pytest.mark.ray
+def test_a_killed_queue_is_started_again_by_ray_under_the_same_handle_with_all_that_it_had_acknowledged(ray_session: None, tmp_path: Path) -> None:
+    import ray
+
+    from actors.queue.actor import QueueActor
+
+    queue = QueueActor.options(max_restarts=-1).remote(pack(replace(setup_of(), journal=str(tmp_path / "journal"))))
+    (lease,) = unpack(ray.get(queue.lease.remote(4, "g0", "0.0", 5.0)), list[Lease])
+    ray.get(queue.put.remote("g0", pack(rollouts_of(lease)[:3])))
+    os.kill(unpack(ray.get(queue.identity.remote()), QueueIdentity).pid, signal.SIGKILL)
+    deadline = time.monotonic() + 60.0
+    while True:
+        try:
+            status = unpack(ray.get(queue.status.remote()), QueueStatus)
+            break
+        except ray.exceptions.RayActorError:
+            assert time.monotonic() < deadline
+    assert (status.incarnation, status.counts.held, [found.id for found in status.leases]) == (1, 3, [lease.id])
+    results = unpack(ray.get(queue.put.remote("g0", pack(rollouts_of(lease)[3:]))), list[PutResult])
+    assert all(result.is_accepted for result in results)
     ray.kill(queue)
