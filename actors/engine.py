@@ -5,11 +5,10 @@ never starts on the next. Called by the generator and by evaluation, from one ev
 """
 
 import asyncio
-import contextlib
 import gc
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,6 +16,7 @@ import msgspec
 
 from actors.engine_device import check_can_run_on, check_same
 from actors.engine_process import close_context, start_vllm
+from actors.engine_pulse import Pulse
 from actors.engine_samples import Completion, SampleRequest, Sampling, completion_of, nothing_of, num_sampled, sampling_params
 from actors.engine_settings import BroadcastAddress, EngineSettings, prepare_environment
 from learner.weight_protocol import NOT_STAGED, REFUSED, StagedVersion, receiver_names
@@ -57,9 +57,7 @@ class Engine:
         self._restarted: set[str] = set()
         self._is_interrupted = False
         self._watch: StagedWatch | None = None
-        self._num_long_calls = 0  # while one is made, the engine's process answers no other
-        self._long_call_ended = 0.0
-        self._deadline_s = 0.0  # of the broadcast
+        self._pulse = Pulse()
         self._failure = ""
         self._is_down = False
 
@@ -116,21 +114,10 @@ class Engine:
     async def answers(self, within_s: float) -> None:
         """Return when the engine's process has answered. Raises EngineError where it is gone, or hangs: it says nothing for `within_s`, or for the
         deadline of a broadcast longer where it swaps or joins meanwhile."""
-        asked = time.monotonic()
-        while not await self._has_answered(within_s):
-            is_excused = self._num_long_calls > 0 or self._long_call_ended > asked
-            if not is_excused or time.monotonic() - asked > within_s + self._deadline_s:
-                self._fail(EngineError(f"its process has not answered for {time.monotonic() - asked:.0f} s"))
-                self.check()
-
-    async def _has_answered(self, within_s: float) -> bool:
         self.check()
-        try:
-            async with asyncio.timeout(within_s):
-                await self._guarded(self._llm.get_weight_version())
-        except TimeoutError:
-            return False
-        return True
+        if silent_s := await self._pulse.silence_s(lambda: self._guarded(self._llm.get_weight_version()), within_s=within_s):
+            self._fail(EngineError(f"its process has not answered for {silent_s:.0f} s"))
+            self.check()
 
     async def interrupt(self) -> None:
         """Stop sampling for good: every request, running or yet to come, returns at once with the tokens that it has, unfinished.
@@ -190,8 +177,8 @@ class Engine:
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
         names = receiver_names(address.generator, tensor_parallel=self._settings.tensor_parallel)
-        self._deadline_s = address.deadline_s
-        with self._long_call():
+        self._pulse.excuse_s = address.deadline_s
+        with self._pulse.long_call():
             await self._guarded(self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=msgspec.to_builtins(address))))
         self._watch = await asyncio.to_thread(StagedWatch, (address.host, address.port), names, deadline_s=address.deadline_s)
 
@@ -222,7 +209,7 @@ class Engine:
             await self._guarded(self._llm.pause_generation(mode="keep", clear_cache=False))
             await self._restart_unstarted()
             try:
-                with self._long_call():
+                with self._pulse.long_call():
                     await self._swap(version, file={} if file is None else {"file": str(file)})
             except BroadcastError:
                 await self._guarded(self._llm.resume_generation())
@@ -244,15 +231,6 @@ class Engine:
         close_context(self._llm)
         del self._llm
         gc.collect()  # its finalizer fails, with noise, where it first runs while Python ends
-
-    @contextlib.contextmanager
-    def _long_call(self) -> Iterator[None]:
-        self._num_long_calls += 1
-        try:
-            yield
-        finally:
-            self._num_long_calls -= 1
-            self._long_call_ended = time.monotonic()
 
     async def _swap(self, version: Version, *, file: dict[str, str]) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
