@@ -11,6 +11,8 @@ import queue as handoff
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 
 import msgspec
 import ray
@@ -43,6 +45,9 @@ logger = logging.getLogger(__name__)
 
 BATCH_WAIT_S = 1.0
 """One long poll of the queue; between two of them a stop is noticed, and the other ranks hear that they still wait."""
+
+HANDED = b"handed"
+"""Rank 0 tells the others: the version is on its way."""
 
 
 class StepResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +102,7 @@ class LearnerActor:
         self._sender: WeightSender | None = None
         self._versions: VersionWriter | None = None
         self._broadcaster: Broadcaster | None = None
+        self._hand_over = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hand-over")
         self._rank_store: TCPStore | None = None
         self._queue_answered_at = 0.0
 
@@ -188,6 +194,7 @@ class LearnerActor:
         for part in (self._broadcaster, self._sender, self._versions, self._checkpoints):
             if part is not None:
                 part.close()
+        self._hand_over.shutdown(wait=False)
         process_group.leave()
 
     def _train_until_stopped(self, client: BlockingQueueClient | None) -> None:
@@ -236,19 +243,26 @@ class LearnerActor:
         return frame
 
     def _publish(self, *, keep: bool) -> dict[str, Tensor] | None:
-        """Start to send what the learner holds. Returns its published weights; collective."""
+        """Start to send what the learner holds, once the version before it has arrived. Returns its published weights; collective.
+
+        That can take as long as an evaluation: the other ranks hear meanwhile that they still wait, or their collective would give up.
+        """
         assert self._learner is not None
         version, tensors = self._learner.version, self._learner.export()
+        handed: Future[None] | None = None
         if (broadcaster := self._broadcaster) is not None:
             assert tensors is not None
-            weights = tensors
-            self._unless_stopping(lambda: broadcaster.publish(version, weights, keep=keep))
+            handed = self._hand_over.submit(self._unless_stopping, partial(broadcaster.publish, version, tensors, keep=keep))
+        while rank_channel.tell(HANDED if handed is None or wait([handed], timeout=BATCH_WAIT_S).done else None) is None:
+            pass
+        if handed is not None:
+            handed.result()
         return tensors
 
-    def _unless_stopping(self, wait: Callable[[], None]) -> None:
+    def _unless_stopping(self, waiting: Callable[[], None]) -> None:
         """Wait for generators, unless the run stops: its checkpoint is worth more than a version that the resumed run publishes first of all."""
         try:
-            wait()
+            waiting()
         except BroadcastError as error:
             if not self._stop.is_set():
                 raise

@@ -1,7 +1,7 @@
-"""What rank 0 tells the other learner ranks between steps: bytes of a batch, keep waiting, or stop.
+"""What rank 0 tells the other learner ranks between steps: bytes, such as a batch, keep waiting, or stop.
 
 Owns one small collective on CPU tensors of the default group. It keeps the ranks in step: nobody enters a training step that another rank will not
-enter, and no rank sits in a collective for longer than rank 0 waits for the queue.
+enter, and no rank sits in a collective for longer than rank 0 waits for the queue, or for generators, in one go.
 """
 
 import torch
