@@ -141,14 +141,14 @@ class Campaign:
         status = self._sight.status()
         for one in [one for one in open_ if one[1](status)]:
             open_.remove(one)
-            self.blows.append(msgspec.structs.replace(one[0], recovery_s=time.monotonic() - one[2]))
+            self.blows.append(msgspec.structs.replace(one[0], recovery_s=round(time.monotonic() - one[2], 2)))
         self._require_driver()
         late = next((blow for blow, _, since in open_ if time.monotonic() - since > self._hang_s), None)
         if late is not None:
             raise Hung(f"{late.replica} ({late.role}, {late.kind}) was not healed within {self._hang_s:.0f} s")
 
     def _hit(self, strike: Strike) -> tuple[Blow, Proof]:
-        """Find the victim, wait for the moment, signal it. A stall is over when this returns."""
+        """Find a victim, wait for the moment, signal it. A stall is over when this returns."""
         replica, victim = self._victim(strike)
         before = self._sight.status()
         if strike.role is Role.QUEUE:
@@ -156,10 +156,9 @@ class Campaign:
         proof = proof_of(strike, replica=replica, victim=victim, before=before, sight=self._sight)
         is_met = self._sight.await_moment(strike.moment, is_over=lambda: self._subject.exit_code() is not None)
         number = signal.SIGKILL if strike.kind is Kind.KILL else signal.SIGSTOP
-        was_sent = send(victim, number)
+        if not send(victim, number):
+            return self._hit(strike)  # it has ended by itself meanwhile: there will be another one
         blow = self._blow(strike, replica=replica, victim=victim, was_met=is_met)
-        if not was_sent:
-            return msgspec.structs.replace(blow, kind="missed", notes={"why": "it had ended by itself"}), lambda _: True
         if strike.kind is Kind.STALL:
             seconds = 1.0 + strike.length * STALL_SILENCES * self._silence_s
             time.sleep(seconds)
@@ -188,11 +187,12 @@ class Campaign:
     def _is_healed(self, since: float, **notes: Any) -> None:
         """The last blow is over."""
         last = self.blows[-1]
-        self.blows[-1] = msgspec.structs.replace(last, recovery_s=time.monotonic() - since, notes=last.notes | notes)
+        self.blows[-1] = msgspec.structs.replace(last, recovery_s=round(time.monotonic() - since, 2), notes=last.notes | notes)
 
     def _kill_driver(self, strike: Strike, driver: Process) -> None:
         is_met = self._sight.await_moment(strike.moment, is_over=lambda: self._subject.exit_code() is not None)
-        send(driver, signal.SIGKILL)
+        if not send(driver, signal.SIGKILL):
+            raise Ended("the driver had ended before it was struck")
         since = time.monotonic()
         self._subject.await_exit(DEAD_S)
         notes: dict[str, Any] = {"resume": "must" if strike.pick < 0.5 else "auto"}
