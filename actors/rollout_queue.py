@@ -3,7 +3,7 @@
 Owns the slots and the staleness bound. Called by generators, verifiers and the learner; calls nobody. Knows no Ray, no torch, no tokenizer.
 A slot is taken at the lease and given back when weights that trained its rollout are applied, or when the rollout is dropped or its lease ends
 without it. Groups are opened and sampled oldest first, so whatever comes back finds a slot before anything younger does.
-Each method decides, makes the entry that says what happens, and lets `actors.queue.state` do it; `replay` does the same entries again. Publication
+Each method decides, makes the entry that says what happens, and lets `state` do it, which a replay gives the same entries again. Publication
 frees slots, only `commit` makes batches final: after a roll-back those since the checkpoint are handed out again, the same ones.
 """
 
@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
+from msgspec import structs
+
 from actors.journal import entries
 from actors.queue.admission import Admission
 from actors.queue.batches import BatchBook, handed_out, stale_members
@@ -21,7 +23,7 @@ from actors.queue.groups import Group, GroupBook, Member, OneGroup, Planner
 from actors.queue.ledger import Ledger
 from actors.queue.records import LeaseStatus, PutResult, QueueCounts, RefuseReason
 from actors.queue.slots import Slots
-from actors.queue.state import QueueState, Recall
+from actors.queue.state import QueueState
 from rlvr.errors import Closed, QueueError
 from rlvr.records import Batch, DropReason, JudgedRollout, Lease, Partial, PartialFate, Rollout, Unverified, Verdict, VerdictKind, Version
 
@@ -92,7 +94,8 @@ class RolloutQueue:
             lease_s=lease_s,
             seed=seed if deterministic else None,
         )
-        self._state = QueueState(ledger=ledger, sampling=sampling, verifying=verifying, batches=batches, open_step=self._admission.open_step)
+        self._tables = {SAMPLING: sampling.leases, VERIFYING: verifying.leases}
+        self.state = QueueState(ledger=ledger, sampling=sampling, verifying=verifying, batches=batches, open_step=self._admission.open_step)
 
     # --- generators
 
@@ -150,7 +153,7 @@ class RolloutQueue:
                 f"generator {generator} applied version {version}, but step {self._batches.step} is the last "
                 f"one that was handed out in lineage {self._batches.lineage}"
             )
-        is_newer = version.lineage == self._batches.lineage and version.step > self._state.applied_step
+        is_newer = version.lineage == self._batches.lineage and version.step > self.state.applied_step
         if is_newer and not self._is_closed:
             self._do(entries.Applied(lineage=version.lineage, step=version.step, generator=generator))
 
@@ -192,11 +195,10 @@ class RolloutQueue:
             chosen = self._choose(step)
             if chosen is None:
                 return None
-            self._hand_out(step, chosen)
+            self._do(handed_out(chosen, step=step, lineage=batches.lineage))
         else:
             batch = self._batch(step)
-            before = batches.out[step]
-            self._do(entries.HandedOut(step=step, lineage=batch.lineage, rollout_ids=before.rollout_ids, groups=before.groups, short=before.short))
+            self._do(structs.replace(batches.out[step], lineage=batch.lineage))
         return self._batch(step)
 
     def absent(self, step: int) -> Sequence[str]:
@@ -244,7 +246,7 @@ class RolloutQueue:
         """
         return sum(
             len(self._end(kind, lease_id, "lost"))
-            for kind, table in ((SAMPLING, self._sampling.leases), (VERIFYING, self._verifying.leases))
+            for kind, table in self._tables.items()
             for lease_id in table.of_worker(worker)
             if lease_id not in but
         )
@@ -264,20 +266,8 @@ class RolloutQueue:
 
     # --- after a crash
 
-    def replay(self, change: entries.Change) -> None:
-        """What the journal says happened once more. Raises QueueError where it cannot have."""
-        self._state.do(change)
-
-    def snapshot(self) -> entries.Snapshot:
-        """The whole state without the rollouts, for a compaction."""
-        return self._state.snapshot()
-
-    def restore(self, snapshot: entries.Snapshot, recall: Recall) -> None:
-        """Begin with a snapshot, in place of all that came before it."""
-        self._state.restore(snapshot, recall)
-
     def begin_again(self) -> None:
-        """After a replay: in deterministic mode a step that was not complete is sampled again whole, under other ids and the same seeds."""
+        """After a replay of `state`: in deterministic mode an incomplete step is sampled again whole, under other ids and with the same seeds."""
         if not self._deterministic:
             return
         self._end_all("restart")
@@ -309,7 +299,7 @@ class RolloutQueue:
     def lease_status(self) -> Sequence[LeaseStatus]:
         """All live leases."""
         now = self._ledger.clock()
-        return [*self._sampling.leases.status(now), *self._verifying.leases.status(now)]
+        return [lease for table in self._tables.values() for lease in table.status(now)]
 
     def oldest_held_s(self) -> float:
         """Age of the oldest rollout that is accepted, and neither trained nor dropped; 0 where there is none."""
@@ -319,18 +309,19 @@ class RolloutQueue:
     def counts(self) -> QueueCounts:
         """Where everything is. Raises QueueError where it does not add up."""
         self._ledger.tally.check(self._slots.held)
-        leases = {table.kind: table.issued for table in (self._sampling.leases, self._verifying.leases)}
-        return self._ledger.tally.counts(self._slots, step=self.step, applied_step=self._state.applied_step, lineage=self.lineage, leases=leases)
+        leases = {kind: table.issued for kind, table in self._tables.items()}
+        return self._ledger.tally.counts(self._slots, step=self.step, applied_step=self.state.applied_step, lineage=self.lineage, leases=leases)
 
     def check(self) -> None:
         """Recount everything from the members. Raises QueueError where the books differ from them."""
-        self._state.check()
+        self.state.check()
 
     # --- inside
 
     def _do(self, change: entries.Change) -> None:
-        self._state.do(change)
+        self.state.do(change)
         self._record(change)
+        self._ledger.tally.check(self._slots.held)
 
     def _take(self, rollout: Rollout) -> RefuseReason | None:
         found = self._sampling.leases.find(rollout.lease_id, rollout.id)
@@ -359,16 +350,14 @@ class RolloutQueue:
     ) -> None:
         """is_resampled: None where that is decided by the member's age and its resamples."""
         again = self._ledger.is_worth_another(member) if is_resampled is None else is_resampled
-        num_tokens = member.accepted.num_tokens
-        id_ = member.rollout_id
+        id_, num_tokens = member.rollout_id, member.accepted.num_tokens
         self._do(entries.Dropped(rollout_id=id_, reason=reason, is_resampled=again, is_ours=is_ours, num_tokens=num_tokens, verdict=verdict))
 
     def _end(
         self, kind: str, lease_id: str, cause: str, *, partials: tuple[Partial, ...] = (), discarded: Mapping[str, int] | None = None
     ) -> Sequence[Member]:
         """End a lease without its work; returns the members that others work on. An answer that takes its verifiers with it is dropped."""
-        table = self._sampling.leases if kind == SAMPLING else self._verifying.leases
-        members = list(table.members(lease_id).values())
+        members = list(self._tables[kind].members(lease_id).values())
         if members:
             self._do(entries.Ended(kind=kind, lease_id=lease_id, cause=cause, partials=partials, discarded=dict(discarded or {})))
         for member in [member for member in members if member.lost_verifiers >= MAX_LOST_VERIFIERS]:
@@ -376,7 +365,7 @@ class RolloutQueue:
         return members
 
     def _end_all(self, cause: str) -> None:
-        for kind, table in ((SAMPLING, self._sampling.leases), (VERIFYING, self._verifying.leases)):
+        for kind, table in self._tables.items():
             for lease_id in table.live():
                 self._end(kind, lease_id, cause)
 
@@ -384,7 +373,6 @@ class RolloutQueue:
         refused = Counter(result.refused.value for result in results if result.refused is not None)
         if refused:
             self._do(entries.Refused(kind=kind, counts=dict(refused)))
-        self._ledger.tally.check(self._slots.held)
         return results
 
     def _choose(self, step: int) -> Sequence[Group] | None:
@@ -398,10 +386,6 @@ class RolloutQueue:
             for member in stale:
                 self._drop(member, DropReason.STALE)
         return None
-
-    def _hand_out(self, step: int, chosen: Sequence[Group]) -> None:
-        self._do(handed_out(chosen, step=step, lineage=self.lineage))
-        self._ledger.tally.check(self._slots.held)
 
     def _batch(self, step: int) -> Batch:
         rollouts = self._batches.rollouts(step)

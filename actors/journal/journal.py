@@ -16,7 +16,7 @@ import msgspec
 
 from actors.journal.entries import FORMAT, Entry, Group, Header, RolledBack, Snapshot
 from actors.journal.files import SegmentFiles
-from actors.journal.reading import Index, Position, SegmentReader, judged_of
+from actors.journal.reading import Index, Position, SegmentReader, entry_of, judged_of
 from rlvr import wire
 from rlvr.errors import FiresteelError, QueueError, WireError
 from rlvr.records import JudgedRollout, Rollout
@@ -334,5 +334,4 @@ def _segments(places: Sequence[Sequence[Position]]) -> Sequence[int]:
 
 
 def _entry_at(position: Position, begin: int, part: bytes) -> Entry:
-    entry: Entry = wire.unpack(part[position.offset - begin : position.offset - begin + position.size], Entry)  # type: ignore[arg-type]  # one record of a union
-    return entry
+    return entry_of(part[position.offset - begin : position.offset - begin + position.size])

@@ -3,6 +3,7 @@
 Owns what counts as torn. Called by the journal at its opening and when a batch is recalled; writes nothing.
 """
 
+import contextlib
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -16,6 +17,10 @@ from rlvr.records import JudgedRollout, Rollout
 
 _GROUP_PAYLOAD = b"\x82\xa4type\xa5group"
 """How the payload of a `group` entry begins: a map of two, type first."""
+
+
+_ENTRIES = msgspec.msgpack.Decoder(Entry)
+_OURS = bytes([wire.WIRE_VERSION])
 
 
 class Position(NamedTuple):
@@ -61,7 +66,7 @@ class SegmentReader:
     def _entry(self, frame: bytes) -> Entry:
         if self.end == 0:
             self._require_format(frame)
-        entry: Entry = wire.unpack(frame, Entry)  # type: ignore[arg-type]  # a union of records is read as one of them
+        entry = entry_of(frame)
         if (self.end == 0) != isinstance(entry, Header):
             raise WireError("a header is the first entry of a segment, and no other one")
         return entry
@@ -72,6 +77,18 @@ class SegmentReader:
         written = wire.unpack(frame, _Format).format
         if written != FORMAT:
             raise UserError(f"the journal was written in format {written}, this firesteel reads format {FORMAT}: resume it with its own")
+
+
+def entry_of(frame: bytes) -> Entry:
+    """The entry of a frame. Raises WireError where it is none.
+
+    msgspec reads a whole frame five times faster than `wire` does, but for a text with a lone surrogate.
+    """
+    if frame[:1] == _OURS and _is_whole(frame):
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+            return _ENTRIES.decode(memoryview(frame)[wire.HEADER_BYTES :])
+    entry: Entry = wire.unpack(frame, Entry)  # type: ignore[arg-type]  # a union of records is read as one of them
+    return entry
 
 
 def _is_whole(frame: bytes) -> bool:

@@ -102,6 +102,6 @@ def replay(journal: Journal, queue: RolloutQueue) -> None:
     """Bring an empty queue to where the journal ends."""
     for entry in journal.replay():
         if isinstance(entry, Snapshot):
-            queue.restore(entry, journal.recall)
+            queue.state.restore(entry, journal.recall)
         elif not isinstance(entry, Header | Group):
-            queue.replay(entry)
+            queue.state.do(entry)

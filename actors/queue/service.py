@@ -150,7 +150,7 @@ class QueueService:
         before = self._facts()
         self._queue.commit(step)
         if self._journal is not None:
-            self._journal.compact(self._queue.snapshot())
+            self._journal.compact(self._queue.state.snapshot())
             await self._durable()
             logger.info("step=%d is committed, the journal was %d bytes in %d segments", step, before.num_bytes, before.segments)
 

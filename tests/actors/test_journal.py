@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from queue_fakes import Counting, MemoryFiles, batch_of, fill, journal_on, planned, reopened, rollouts_of, verify_all
 
 from actors.journal.entries import FORMAT, Accepted, Applied, Change, Group, Header, RolledBack
@@ -75,7 +76,7 @@ def test_a_replayed_queue_is_the_one_that_died() -> None:
     journal.close()
     after, _ = reopened(files, make_queue, has_thread=False)
     assert after.counts() == before.counts()
-    assert after.snapshot() == before.snapshot()
+    assert after.state.snapshot() == before.state.snapshot()
 
 
 def test_a_snapshot_restores_what_a_replay_of_everything_does() -> None:
@@ -84,12 +85,12 @@ def test_a_snapshot_restores_what_a_replay_of_everything_does() -> None:
         queue, journal = a_run(files)
         queue.commit(1)
         if files is compacted:
-            journal.compact(queue.snapshot())
+            journal.compact(queue.state.snapshot())
         lease = queue.leases(9, generator="g1", applied=Version(step=2))
         journal.close()
         assert lease is not None
     first, second = (reopened(files, make_queue, has_thread=False)[0] for files in (whole, compacted))
-    assert first.snapshot() == second.snapshot()
+    assert first.state.snapshot() == second.state.snapshot()
     assert first.counts() == second.counts()
 
 
@@ -166,11 +167,11 @@ def test_segments_are_removed_only_when_a_commit_covers_them() -> None:
     queue, journal = a_run(files, num_steps=8, segment_bytes=2000)
     segments = len(files.data)
     assert segments > 3
-    journal.compact(queue.snapshot())
+    journal.compact(queue.state.snapshot())
     journal.write()
     assert len(files.data) == segments + 1  # nothing is committed
     queue.commit(7)
-    journal.compact(queue.snapshot())
+    journal.compact(queue.state.snapshot())
     journal.write()
     assert len(files.data) < segments
     queue.roll_back(7)
@@ -186,7 +187,7 @@ def test_removed_segments_are_archived_where_that_is_asked() -> None:
     files = MemoryFiles()
     queue, journal = a_run(files, num_steps=4, segment_bytes=2000, keep_segments=True)
     queue.commit(4)
-    journal.compact(queue.snapshot())
+    journal.compact(queue.state.snapshot())
     journal.close()
     assert files.archive
     assert sorted(files.archive | files.data) == list(range(1, max(files.data) + 1))
@@ -198,7 +199,7 @@ def test_a_crash_between_any_two_steps_of_a_compaction_loses_nothing() -> None:
     queue.commit(6)
     journal.write()
     before, tail = len(files.steps), queue.counts()
-    journal.compact(queue.snapshot())
+    journal.compact(queue.state.snapshot())
     journal.close()
     disks = files.steps[before - 1 :]
     assert len(disks) > 3
@@ -209,7 +210,7 @@ def test_a_crash_between_any_two_steps_of_a_compaction_loses_nothing() -> None:
         assert after.counts() == tail
         for step in (7, 8):
             bring_back(after, journal, step)
-            assert [judged.rollout.id for judged in batch_of(after, step).rollouts] == list(after.snapshot().batches[step - 7].rollout_ids)
+            assert [judged.rollout.id for judged in batch_of(after, step).rollouts] == list(after.state.snapshot().batches[step - 7].rollout_ids)
 
 
 # --- acknowledgement and trouble
@@ -303,13 +304,13 @@ def test_a_folder_and_an_object_store_hold_the_same_journal(tmp_path: Path, plac
     journal.flushed().result(timeout=20)
     queue.applied(Version(step=1), generator="g0")
     queue.commit(0)
-    journal.compact(queue.snapshot())
+    journal.compact(queue.state.snapshot())
     journal.close()
     after, journal = reopened(files(), make_queue)  # type: ignore[arg-type]
     assert after.counts() == queue.counts()
     assert {found.rollout.id: found for found in journal.recall(sorted(held))} == held  # type: ignore[union-attr]
     after.commit(1)
-    journal.compact(after.snapshot())
+    journal.compact(after.state.snapshot())
     journal.close()
     assert all(path.suffix == ".journal" for path in (tmp_path / "journal").iterdir())
     again, journal = reopened(files(), make_queue)  # type: ignore[arg-type]
@@ -331,6 +332,19 @@ def test_an_id_is_accepted_in_one_entry_alone_whatever_was_lost() -> None:
     reader.inspect()
     ids = [entry.rollout.id for entry in reader.replay() if isinstance(entry, Accepted)]
     assert len(ids) == len(set(ids)) > 3
+
+
+def test_a_text_that_is_no_unicode_is_kept_as_it_is() -> None:
+    files = MemoryFiles()
+    queue, journal = reopened(files, make_queue, has_thread=False)
+    (first, *_) = queue.leases(2, generator="g0", applied=Version())
+    broken = [replace(rollout, text="half a pair: \ud83d") for rollout in rollouts_of(first, version=0)]
+    queue.put(broken)
+    journal.write()
+    assert journal.recall([rollout.id for rollout in broken]) == broken
+    journal.close()
+    after, _ = reopened(files, make_queue, has_thread=False)
+    assert [answer.text for answer in after.lease_unverified(2, verifier="v0")] == [rollout.text for rollout in broken]
 
 
 def test_a_replay_that_contradicts_itself_is_an_error() -> None:

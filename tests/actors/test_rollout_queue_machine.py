@@ -187,7 +187,7 @@ class QueueMachine(RuleBasedStateMachine):
     def commit(self, data: st.DataObject) -> None:
         self.world.committed = data.draw(st.integers(self.world.committed, max(self.world.committed, self.world.checkpoint, self.world.step - 1)))
         self.queue.commit(self.world.committed)
-        self.journal.compact(self.queue.snapshot())
+        self.journal.compact(self.queue.state.snapshot())
         self._acknowledged()
 
     @rule(data=st.data())
