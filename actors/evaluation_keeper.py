@@ -6,12 +6,13 @@ goes. A version that nobody could evaluate before its generator died is read aga
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from actors.calls import outcome
 from actors.evaluation import EvaluationResult, EvaluationRun, as_unverified, is_evaluated, results
 from actors.prepare import Plan
 from actors.worker_pool import Worker, WorkerPool
+from learner.weight_protocol import receiver_names
 from rlvr import wire
 from rlvr.config import Config
 from rlvr.errors import FiresteelError
@@ -63,20 +64,25 @@ class EvaluationKeeper:
             self._published[step] = self._done[step] = Version(lineage=start.lineage, step=step)  # nobody can evaluate it any more
         return lost
 
-    def roll_back(self, start: Version) -> None:
-        """Versions after `start` are made again."""
+    async def roll_back(self, start: Version) -> None:
+        """Versions after `start` are made again, by a new sender: what a generator had staged of the old one is gone."""
         for step in [step for step in self._published if step > start.step]:
             del self._published[step]
             self._done.pop(step, None)
+        await self._remind()
 
     def wants(self, step: int) -> bool:
         """Whether the version that a learner starts from is due and not evaluated yet."""
         return is_evaluated(step, self._config.run) and step not in self._done
 
-    def published(self, version: Version) -> None:
-        """A version is on its way to the generators."""
-        if is_evaluated(version.step, self._config.run) and self._done.get(version.step, version) == version:
-            self._published[version.step] = version
+    async def published(self, version: Version, *, receivers: Collection[str]) -> None:
+        """These receivers have a version; an evaluator that is not among them finds it in the version log."""
+        if not is_evaluated(version.step, self._config.run) or self._done.get(version.step, version) != version:
+            return
+        self._published[version.step] = version
+        evaluator = self._evaluator
+        if evaluator is not None and receiver_names(evaluator.name)[0] not in receivers:
+            await self._remind()
 
     async def enters(self, worker: Worker) -> None:
         """A generator is about to work: it evaluates where nobody does."""
@@ -113,6 +119,12 @@ class EvaluationKeeper:
                     if not worker.is_leaving and not worker.given_up.is_set() and await self._appoint(worker):
                         return worker
             await asyncio.sleep(LOOK_S)
+
+    async def _remind(self) -> None:
+        """The evaluator hears once more what is pending; what it has evaluated already it leaves out."""
+        async with self._turn:
+            if self._evaluator is not None and self.pending and not await self._appoint(self._evaluator):
+                self._evaluator = None
 
     async def _appoint(self, worker: Worker) -> bool:
         pending = [str(version) for version in self.pending]

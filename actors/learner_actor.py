@@ -68,6 +68,7 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
     bytes_sent: int
     seconds: float
     digest: str
+    receivers: tuple[str, ...]
 
 
 class RankAddress(msgspec.Struct, frozen=True, kw_only=True):
@@ -284,7 +285,15 @@ class LearnerActor:
     def _announce(self, broadcast: BroadcastReport) -> None:
         measure_broadcast(self._metrics, broadcast)
         if not broadcast.is_repeat:
-            self._news.put(Published(version=broadcast.version, bytes_sent=broadcast.bytes_sent, seconds=broadcast.seconds, digest=broadcast.digest))
+            self._news.put(
+                Published(
+                    version=broadcast.version,
+                    bytes_sent=broadcast.bytes_sent,
+                    seconds=broadcast.seconds,
+                    digest=broadcast.digest,
+                    receivers=broadcast.receivers,
+                )
+            )
 
     def _tell_of_members(self, membership: Membership) -> None:
         measure_membership(self._metrics, membership)

@@ -74,7 +74,7 @@ class Training:
             await asyncio.sleep(wait_s)
             try:
                 start = await self._fleet.start_learner(is_fresh=False)
-                self._evaluations.roll_back(start)
+                await self._evaluations.roll_back(start)
                 return start
             except ActorError as failure:
                 error = failure
@@ -106,7 +106,7 @@ class Training:
                     await self._write_step(news)
                 case Published():
                     self._facts.published.append(news)
-                    self._evaluations.published(news.version)
+                    await self._evaluations.published(news.version, receivers=news.receivers)
                     self._folder.event("published", version=str(news.version), bytes=news.bytes_sent, seconds=news.seconds, digest=news.digest)
                     await self._keeper.published(news.version)
                 case Saved():
