@@ -66,9 +66,9 @@ class House:
     def versions(self) -> list[str]:
         return [result.version for result in self.results]
 
-    def publish(self, *versions: Version) -> None:
+    async def publish(self, *versions: Version, receivers: tuple[str, ...] = ("generator-0.0", "generator-1.0")) -> None:
         for version in versions:
-            self.keeper.published(version)
+            await self.keeper.published(version, receivers=receivers)
 
 
 def run(story: Callable[[House], Awaitable[None]]) -> None:
@@ -89,7 +89,7 @@ def test_the_keeper_ends_after_the_last_due_version() -> None:
         keeping = asyncio.ensure_future(house.keeper.run())
         for step in (0, 2, 4):
             assert not keeping.done()
-            house.publish(Version(step=step))
+            await house.publish(Version(step=step))
             house.generators[0].finished.put_nowait(evaluated(Version(step=step)))
             await until(lambda step=step: f"0.{step}" in house.versions)  # type: ignore[misc]
         await keeping
@@ -102,7 +102,7 @@ def test_what_a_lost_evaluator_left_is_given_to_another_generator() -> None:
     async def story(house: House) -> None:
         keeping = asyncio.ensure_future(house.keeper.run())
         await until(lambda: bool(house.generators[0].pending))
-        house.publish(Version(step=0), Version(step=2))
+        await house.publish(Version(step=0), Version(step=2))
         house.workers[0].is_standing = False
         house.workers[0].give_up(LossCause.HUNG)
         await until(lambda: bool(house.generators[1].pending))
@@ -112,10 +112,23 @@ def test_what_a_lost_evaluator_left_is_given_to_another_generator() -> None:
     run(story)
 
 
+def test_an_evaluator_that_a_broadcast_has_missed_reads_the_version_from_the_log() -> None:
+    async def story(house: House) -> None:
+        keeping = asyncio.ensure_future(house.keeper.run())
+        await until(lambda: bool(house.generators[0].pending))
+        await house.publish(Version(step=0))
+        assert house.generators[0].pending == [[]]
+        await house.publish(Version(step=2), receivers=("generator-1.0",))
+        assert house.generators[0].pending == [[], ["0.0", "0.2"]]
+        keeping.cancel()
+
+    run(story)
+
+
 def test_an_evaluation_that_comes_twice_counts_once() -> None:
     async def story(house: House) -> None:
         keeping = asyncio.ensure_future(house.keeper.run())
-        house.publish(Version(step=0), Version(step=2))
+        await house.publish(Version(step=0), Version(step=2))
         for version in (Version(step=0), Version(step=0), Version(step=2)):
             house.generators[0].finished.put_nowait(evaluated(version))
         await until(lambda: len(house.results) == 2)
@@ -129,13 +142,13 @@ def test_after_a_roll_back_later_versions_are_evaluated_again_and_the_start_is_n
     async def story(house: House) -> None:
         keeping = asyncio.ensure_future(house.keeper.run())
         for step in (0, 2):
-            house.publish(Version(step=step))
+            await house.publish(Version(step=step))
             house.generators[0].finished.put_nowait(evaluated(Version(step=step)))
         await until(lambda: len(house.results) == 2)
         assert not house.keeper.wants(2)
-        house.keeper.roll_back(Version(lineage=1, step=0))
+        await house.keeper.roll_back(Version(lineage=1, step=0))
         assert house.keeper.wants(2)
-        house.publish(Version(lineage=1, step=2))
+        await house.publish(Version(lineage=1, step=2))
         assert house.keeper.pending == [Version(lineage=1, step=2)]
         keeping.cancel()
 
