@@ -4,9 +4,10 @@ Owns the bytes: segments, group commit, replay, compaction. Called by the queue'
 
 The format, for whoever reads it without this code
 --------------------------------------------------
-A journal is a folder (or a prefix of an object store) of *segments* `NNNNNNNN.journal`: eight decimal digits, counting up, gaps only where
-older segments were removed. With `queue.keep_segments` a removed segment lies under `archive/` with the same name and the same bytes.
-Read the segments by number, `archive/` first; a number that is in both places is the same segment (a crash fell between two steps of its move).
+A journal is a folder (or a prefix of an object store) of *segments* `NNNNNNNN.journal`: eight decimal digits, counting up; a number is missing
+where the segment was removed, or held nothing whole. With `queue.keep_segments` a removed segment lies under `archive/` with the same name and the
+same bytes. Read the segments by number, `archive/` first; a number that is in both places is the same segment (a crash fell between two steps of
+its move).
 
 A segment is a sequence of *frames* without anything between them. A frame (`rlvr.wire`) is
 
@@ -33,7 +34,8 @@ snapshot     see `actors.journal.entries.Snapshot`
 leased       kind (sampling or verifying), lease_id, worker, step, rollout_ids, continued
              A lease was given; step: the one that will train it; continued: ids whose tokens of a leaving generator travel with it.
 ended        kind, lease_id, cause (expired, lost, handed_back, restart, closed), partials, discarded
-             A lease ended without the rest of its work, which others do. partials: unfinished completions that are kept.
+             A lease ended without the rest of its work, which others do. partials: unfinished completions that are kept, under the ids of that
+             lease; discarded: how many are not, by `rlvr.records.PartialFate`.
 accepted     rollout (`rlvr.records.Rollout`)
              A ROLLOUT WAS ACCEPTED. No id occurs in two such entries.
 unfit        lease_id, rollout_id, reason

@@ -115,7 +115,7 @@ class Journal:
                 self._torn, self._torn_bytes = (number, reader.end), reader.torn_bytes
 
     def open(self, *, lineage: int) -> None:
-        """Cut the torn tail and begin a segment of this incarnation; durable at return. Raises OSError or StoreError where that fails."""
+        """Cut the torn tail and begin a segment of this incarnation; durable at return. Raises QueueError where that fails for `give_up_s`."""
         if self._torn is not None:
             number, size = self._torn
             logger.warning("journal segment=%08d ended in %d torn bytes, which nobody was told of; they are cut", number, self._torn_bytes)
@@ -129,7 +129,7 @@ class Journal:
         self._begin_segment()
         ((position, data),) = self._pending
         self._pending.clear()
-        self._files.append(position.segment, data, offset=0)
+        self._write(position.segment, data, offset=0)
         self._durable = self._appended
         if self._has_thread:
             self._writer.start()
@@ -270,7 +270,7 @@ class Journal:
                 if time.monotonic() - began >= self._give_up_s:
                     raise QueueError(f"the journal cannot be written for {self._give_up_s:.0f} s: {error}") from error
                 logger.warning("the journal cannot be written, nothing is accepted meanwhile; free its disk or mend its store: %s", error)
-                self._is_closing.wait(self._retry_s)
+                time.sleep(self._retry_s)
 
     def _acknowledge(self, upto: int) -> None:
         with self._changed:
