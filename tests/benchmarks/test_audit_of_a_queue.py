@@ -102,7 +102,7 @@ class World:
         if self.trained > self.checkpoints[-1]:
             self.checkpoints = [*self.checkpoints[-1:], self.trained]
             self.queue.commit(self.checkpoints[0])
-            self.journal.compact(self.queue.snapshot())
+            self.journal.compact(self.queue.state.snapshot())
             self.journal.write()
 
     def lose_the_learner(self) -> None:
