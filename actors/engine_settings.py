@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from actors import engine_sockets
 from learner.weight_group import Backend
 
 WEIGHT_ENGINE_NAME = "firesteel"
@@ -61,6 +62,7 @@ def prepare_environment(settings: EngineSettings) -> None:
             os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    os.environ["VLLM_RPC_BASE_PATH"] = str(engine_sockets.make())
 
 
 def engine_arguments(settings: EngineSettings) -> dict[str, Any]:

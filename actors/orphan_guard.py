@@ -2,7 +2,7 @@
 
 A Ray that a run started for itself loses its driver to SIGKILL and leaves agents of its own running for ever. So a small process of its own session
 waits for the driver's end on a pipe, and then kills whatever still carries the run's mark in its environment. Only processes that the run itself has
-started inherit the mark. Standard library alone; a Ray that was joined is not ours to clean.
+started inherit the mark. Imports next to nothing; a Ray that was joined is not ours to clean.
 """
 
 import os
@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+from actors import engine_sockets
 
 MARK = "FIRESTEEL_RUN_MARK"
 PATIENCE_S = 3.0
@@ -64,6 +66,13 @@ def guard(pipe: int, mark: str, driver: int) -> None:
         signal.signal(number, signal.SIG_IGN)  # they are meant for the driver, which needs the guard most then
     while os.read(pipe, 1):
         pass
+    try:
+        _end_what_is_left(mark, driver)
+    finally:
+        engine_sockets.sweep()
+
+
+def _end_what_is_left(mark: str, driver: int) -> None:
     ends_at = time.monotonic() + PATIENCE_S
     while (left := [pid for pid in marked(mark) if pid not in (driver, os.getpid())]) and time.monotonic() < ends_at:
         time.sleep(0.1)

@@ -7,7 +7,7 @@ import msgspec
 import torch
 from safetensors.torch import save_file
 
-from actors.disk_space import checkpoints_at_once, weights_bytes, count_params
+from actors.disk_space import checkpoints_at_once, count_params, weights_bytes
 from rlvr.config import Config
 
 
