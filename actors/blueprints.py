@@ -35,7 +35,9 @@ SERVICE_CALLS = 4096
 class Blueprints:
     """Makes the actors of one run."""
 
-    def __init__(self, config: Config, plan: Plan, cluster: Cluster, *, store: StoreAddress, journal: str) -> None:
+    def __init__(self, config: Config, plan: Plan, cluster: Cluster, *, store: StoreAddress, journal: str, resumes: int = 0) -> None:
+        """resumes: how often the run was resumed: incarnations count from 0 again each time, engine seeds must not."""
+        self._resumes = resumes
         self.config = config
         self.plan = plan
         self.cluster = cluster
@@ -108,6 +110,10 @@ class Blueprints:
         devices = (self.device, self.cluster.device(self.config.learner.device))
         return "nccl" if devices == ("cuda", "cuda") else "gloo"
 
+    @property
+    def _again(self) -> tuple[str, ...]:
+        return (f"resume {self._resumes}",) if self._resumes else ()
+
     def _here(self, name: str, actor: Any, argument: Any, **more: Any) -> Any:
         chosen = options(name=name, cluster=self.cluster, labels={}, cpus=0, threads=SERVICE_CALLS) | more
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -154,7 +160,7 @@ class Blueprints:
             threads=config.generators.threads,
             enforce_eager=config.generators.enforce_eager,
             trust_remote_code=config.model.trust_remote_code,
-            seed=derive_seed(config.run.seed, "engine", replica, incarnation, bits=31),
+            seed=derive_seed(config.run.seed, "engine", replica, incarnation, *self._again, bits=31),
         )
 
 

@@ -76,7 +76,7 @@ class Controller:
         )
         self._metrics = Registry(role="controller", replica="controller")
         journal = f"{address.where.rstrip('/')}/journal"
-        blueprints = Blueprints(config, plan, cluster, store=address, journal=journal)
+        blueprints = Blueprints(config, plan, cluster, store=address, journal=journal, resumes=self._facts.resumes)
         self._fleet = Fleet(blueprints, run.store, metrics=self._metrics, event=run.folder.event)
         self._evaluations = EvaluationKeeper(
             config, plan, generators=self._fleet.generators, verifiers=self._fleet.verifiers, take=self._write_evaluation

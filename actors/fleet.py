@@ -192,8 +192,8 @@ class Fleet:
 
     # --- what workers do to each other
 
-    async def expect(self, worker: Worker, role: str) -> None:
-        await self.queue.client.expect(worker.name, role=role)
+    async def expect(self, name: str, role: str) -> None:
+        await self.queue.client.expect(name, role=role)
 
     async def enter_generator(self, worker: Worker) -> None:
         """It joins the sender of weights, if there is one, starts from the version log, if there is something in it, and may have to evaluate."""
@@ -271,12 +271,14 @@ class Fleet:
             status = self.queue.status
             assert status is not None
             heard = {producer.name: producer.silent_s for producer in status.producers}
-            limit = self._config.queue.silence_s
-            for pool in (self.generators, self.verifiers):
-                for worker in pool.standing:
-                    is_new = time.monotonic() - worker.stands_since < limit
-                    if not is_new and not worker.is_leaving and heard.get(worker.name, limit) >= limit:
-                        worker.give_up(LossCause.HUNG)
+            workers = [worker for pool in (self.generators, self.verifiers) for worker in pool.standing]
+            for worker in workers:
+                if worker.name in heard:  # a queue that was just restarted knows nobody yet
+                    worker.unheard_since = None
+                worker.unheard_since = worker.unheard_since or time.monotonic()
+                silent_s = heard.get(worker.name, time.monotonic() - worker.unheard_since)
+                if silent_s >= self._config.queue.silence_s and not worker.is_leaving:
+                    worker.give_up(LossCause.HUNG)
             self._show()
             await asyncio.sleep(WATCH_S)
 
@@ -347,8 +349,8 @@ class _Hooks:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
-    async def expect(self, worker: Worker) -> None:
-        await self._fleet.expect(worker, self.role)
+    async def expect(self, name: str) -> None:
+        await self._fleet.expect(name, self.role)
 
     async def enter(self, worker: Worker) -> None:
         """Nothing: a verifier pulls."""

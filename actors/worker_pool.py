@@ -40,7 +40,8 @@ class Worker:
     is_standing: bool = False
     is_leaving: bool = False
     cause: LossCause = LossCause.DIED
-    stands_since: float = 0.0
+    unheard_since: float | None = None
+    """Since when the queue does not know it; None where it does."""
     given_up: asyncio.Event = field(default_factory=asyncio.Event)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while it joins a sender of weights."""
@@ -71,7 +72,7 @@ class Worker:
 class Hooks(Protocol):
     """What the fleet does for a worker."""
 
-    async def expect(self, worker: Worker) -> None: ...
+    async def expect(self, name: str) -> None: ...
     async def enter(self, worker: Worker) -> None: ...
     def run(self, worker: Worker) -> Awaitable[str]: ...
     async def stands(self, worker: Worker, *, recovery_s: float | None) -> None: ...
@@ -207,12 +208,12 @@ class WorkerPool:
         return worker
 
     async def _live(self, worker: Worker) -> str:
-        await self._hooks.expect(worker)
+        await self._hooks.expect(worker.name)
         worker.address = await worker.unless_given_up(outcome_within(START_S, worker.name, worker.handle.start.remote()))
         await worker.unless_given_up(self._hooks.enter(worker))
         running = asyncio.ensure_future(outcome(worker.name, self._hooks.run(worker)))
         try:
-            worker.is_standing, worker.stands_since = True, time.monotonic()
+            worker.is_standing = True
             self._restarts.started(worker.replica)
             lost_at = self._lost_at.pop(worker.replica, None)
             await self._hooks.stands(worker, recovery_s=None if lost_at is None else time.monotonic() - lost_at)
@@ -221,8 +222,10 @@ class WorkerPool:
             running.cancel()
 
     async def _bury(self, worker: Worker, error: str | None) -> None:
-        """Nothing of this worker is left, and everybody knows it."""
+        """Nothing of this worker is left, and everybody knows it; who comes after it is announced before."""
         worker.is_standing = False
+        if worker.replica in self._places and not self._is_over:
+            await self._hooks.expect(worker_name(worker.replica, worker.incarnation + 1))
         if self._workers.get(worker.replica) is worker:
             del self._workers[worker.replica]
         if error is not None:

@@ -25,6 +25,8 @@ __all__ = ["QueueService", "QueueSetup"]
 
 logger = logging.getLogger(__name__)
 
+FENCE_S = 20.0
+"""Shorter than an owner of the run may be silent before another one takes over (`actors.run_lock`)."""
 MAX_GAP_S = 2.0
 """What lies further apart than this between two looks at the heartbeats is a standstill of the queue itself."""
 
@@ -51,6 +53,7 @@ class QueueService:
         self._applied: dict[str, Version] = {}
         self._frame: tuple[int, int, bytes] = (0, 0, b"")  # lineage and step of the last batch, and how it was packed
         self._observed_step = self._queue.reached
+        self._controller_heard_at: float | None = None
         self._work, self._answers, self._batches, self._closing = Bell(), Bell(), Bell(), Bell()
 
     async def run(self) -> None:
@@ -177,7 +180,8 @@ class QueueService:
         self._producers.heard(worker, role)
 
     async def lost(self, worker: str) -> int:
-        """A worker is dead or has left; returns how many completions of its leases are given to somebody else."""
+        """A worker is dead or has left, or is given up; returns how many completions of its leases others do. Should it call again, it is refused."""
+        self._producers.retire(worker)
         return self._lose(worker)
 
     async def serve_metrics(self) -> int:
@@ -190,7 +194,8 @@ class QueueService:
         return pack(self._queue.counts())
 
     async def status(self) -> bytes:
-        """`QueueStatus`."""
+        """`QueueStatus`. The controller asks all the time: where it falls silent, nothing is acknowledged any more (`_durable`)."""
+        self._controller_heard_at = self._clock()
         return pack(
             QueueStatus(
                 counts=self._queue.counts(),
@@ -222,9 +227,15 @@ class QueueService:
     # --- inside
 
     async def _durable(self) -> None:
-        """Everything that has happened so far is in the journal. Raises QueueError where that fails for too long."""
+        """Everything that has happened so far is in the journal, and this is still the run's queue. Raises QueueError where the journal fails for
+        too long.
+
+        A controller that is silent for FENCE_S may have lost the run to another one, which begins from this journal: nothing is acknowledged then.
+        """
         if self._journal is not None:
             await asyncio.wrap_future(self._journal.flushed())
+        while self._controller_heard_at is not None and self._clock() - self._controller_heard_at > FENCE_S and not self._queue.is_closed:
+            await self._closing.wait(self._tick_s)
 
     async def _recall(self, step: int) -> None:
         """The rollouts of an old batch come back from the journal."""

@@ -117,16 +117,59 @@ def test_closing_raises_closed_at_every_waiter_and_ends_the_watch() -> None:
 
 
 @pytest.mark.parametrize(("gone", "message"), [("g0", "no generator"), ("v0", "no verifier")])
-def test_a_batch_that_cannot_fill_is_an_error_as_soon_as_the_last_producer_is_lost(gone: str, message: str) -> None:
+def test_a_batch_that_cannot_fill_is_an_error_once_nobody_replaces_the_last_producer(gone: str, message: str) -> None:
     async def law() -> None:
-        service = QueueService(pack(setup_of()))
-        await service.expect("g0", "generator")
+        clock = Clock()
+        service = QueueService(pack(replace(setup_of(), tick_s=0.0)), clock)
+        watch = asyncio.ensure_future(service.run())
+        await service.beat("g0", "generator")
         await service.beat("v0", "verifier")
         waiting = asyncio.ensure_future(service.next_batch(1, 0, 10.0))
         await asyncio.sleep(0)
         await service.lost(gone)
+        while not waiting.done():
+            clock.now += 0.5
+            await service.beat(*(("v0", "verifier") if gone == "g0" else ("g0", "generator")))
+            await asyncio.sleep(0)
         with pytest.raises(QueueError, match=message):
             await waiting
+        assert 30.0 <= clock.now <= 33.0
+        await service.close()
+        await watch
+
+
+@pytest.mark.parametrize(("worker", "role"), [("g0", "generator"), ("v0", "verifier")])
+def test_a_worker_that_was_replaced_is_refused_whatever_it_still_brings(worker: str, role: str) -> None:
+    async def law() -> None:
+        service = QueueService(pack(setup_of()))
+        (lease,) = await leased(service, 0)
+        await service.lost(worker)
+        with pytest.raises(Closed, match="given up and replaced"):
+            await service.beat(worker, role)
+        if worker == "g0":
+            with pytest.raises(Closed):
+                await service.put("g0", pack(rollouts_of(lease)))
+        await service.expect(worker, role)
+        await service.beat(worker, role)
+
+    within_seconds(law())
+
+
+def test_nothing_is_acknowledged_while_the_controller_is_silent_for_too_long() -> None:
+    async def law() -> None:
+        clock = Clock()
+        service = QueueService(pack(replace(setup_of(), tick_s=0.0)), clock)
+        (lease,) = await leased(service, 0)
+        await service.status()
+        clock.now += 25.0
+        handing_in = asyncio.ensure_future(service.put("g0", pack(rollouts_of(lease))))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not handing_in.done()
+        await service.status()
+        assert all(result.is_accepted for result in unpack(await handing_in, list[PutResult]))
+
+    within_seconds(law())
 
     within_seconds(law())
 
@@ -192,6 +235,7 @@ def test_a_poll_that_a_dead_worker_has_left_behind_gets_nothing() -> None:
         await asyncio.sleep(0)
         for name in ("g0", "v0"):
             await service.lost(name)
+            await service.expect(name, "generator" if name == "g0" else "verifier")
         (lease,) = await leased(service, 1)  # its successor, under the same name
         await service.put("g0", pack(rollouts_of(lease, version=1)))
         assert (await generator, unpack(await verifier, list[Unverified])) == ([], [])
