@@ -8,7 +8,7 @@ SEED ?= 0
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: setup demo demo-seeds demo-controls test test-fast test-long fuzz lint lock clean
+.PHONY: setup demo demo-seeds demo-controls test test-fast test-long chaos fuzz lint lock clean
 
 setup:
 	@VENV=$(VENV) bash requirements/setup.sh $(DEVICE)
@@ -30,6 +30,10 @@ test-fast: setup
 
 test-long: setup
 	@$(PY) -m benchmarks.long
+
+# Forty kills over all roles of a live run, some twenty minutes on two cores; the result is benchmarks/results/chaos.json.
+chaos: setup
+	@$(PY) -m benchmarks.chaos --minutes 10 --seed $(SEED) --kills 40
 
 # A minute of invented answers: no exception, no lost worker, no slow text.
 fuzz: setup
