@@ -141,7 +141,7 @@ class Blueprints:
             ),
             deterministic=config.run.deterministic,
             seed=config.run.seed,
-            max_tokens_per_s=config.generators.max_tokens_per_s,
+            max_tokens_per_second=config.generators.max_tokens_per_second,
             engine_silence_s=config.queue.silence_s,
         )
 

@@ -17,6 +17,8 @@ from rlvr.errors import ConfigError, UserError
 
 logger = logging.getLogger(__name__)
 
+SCALED_MOST = 64
+"""Workers of one role that a machine of our own can be asked for."""
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -80,7 +82,10 @@ def connect(config: Config, *, namespace: str) -> Cluster:
 
 
 def _cpus_asked(config: Config) -> int:
-    return engines_known(config) + config.verifiers.count * config.verifiers.workers + config.learner.ranks
+    """Logical CPUs of a Ray of our own: they reserve nothing, so there is room for whatever the run may be scaled to."""
+    generators = max(engines_known(config), min(config.generators.max, SCALED_MOST))
+    verifiers = max(config.verifiers.count, min(config.verifiers.max, SCALED_MOST))
+    return generators + verifiers * config.verifiers.workers + config.learner.ranks
 
 
 def check_gpus(config: Config, cluster: Cluster) -> None:

@@ -48,7 +48,7 @@ class Generator:
         self._metrics = metrics
         self._gate = LeaseGate(metrics)
         self._weights = WeightFollower(settings, engine=engine, queue=queue, decoder=decoder, log=log, gate=self._gate, metrics=metrics)
-        self._pace = Pace(settings.max_tokens_per_s, first_guess=settings.sampling.max_tokens, clock=time.monotonic)
+        self._pace = Pace(settings.max_tokens_per_second, first_guess=settings.sampling.max_tokens, clock=time.monotonic)
         self._finished: asyncio.Queue[Rollout] = asyncio.Queue()
         self._holding: Counter[str] = Counter()  # completions that are leased and not handed in yet, by lease
         self._unfinished: defaultdict[str, list[Partial]] = defaultdict(list)  # by lease

@@ -56,7 +56,7 @@ class GeneratorSettings(msgspec.Struct, frozen=True, kw_only=True):
     evaluation_sampling: Sampling | None = None
     deterministic: bool = False
     seed: int = 0
-    max_tokens_per_s: float | None = None
+    max_tokens_per_second: float | None = None
     """Completion tokens that it samples at most, on average; None = no limit."""
     engine_silence_s: float = 30.0
     """An engine that does not answer for so long has failed."""

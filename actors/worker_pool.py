@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Never, Protocol
 
-from actors.calls import START_S, outcome, outcome_within
+from actors.calls import outcome, outcome_within, started
 from actors.nodes import kill_actor
 from actors.restarts import Restarts
 from actors.service import Target, host_port
@@ -209,7 +209,7 @@ class WorkerPool:
 
     async def _live(self, worker: Worker) -> str:
         await self._hooks.expect(worker.name)
-        worker.address = await worker.unless_given_up(outcome_within(START_S, worker.name, worker.handle.start.remote()))
+        [worker.address] = await worker.unless_given_up(started([worker.name], [worker.handle.start.remote()]))
         await worker.unless_given_up(self._hooks.enter(worker))
         running = asyncio.ensure_future(outcome(worker.name, self._hooks.run(worker)))
         try:

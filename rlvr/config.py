@@ -189,7 +189,7 @@ class GeneratorsConfig(Table, frozen=True, kw_only=True):
     scaling: Annotated[
         Literal["manual", "metrics"], Meta(description='"metrics" = within min and max: more while the learner waits, fewer while the queue is full')
     ] = "manual"
-    max_tokens_per_s: Annotated[
+    max_tokens_per_second: Annotated[
         Above0 | None, Meta(description="completion tokens a second that one engine starts at most, on average; left out = no limit")
     ] = None
     tensor_parallel: Annotated[int, Meta(ge=1, description="GPUs of one engine")] = 1

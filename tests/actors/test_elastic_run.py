@@ -77,7 +77,7 @@ def scaled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, dict[str
     """A run that had one, three and again one generator, and the steps at which each began."""
     settings = (
         "run.num_steps=150", "run.eval_every_steps=0", "run.checkpoint_every_steps=20", "queue.keep_segments=true", "optimizer.learning_rate=1e-6",
-        f"generators.max_tokens_per_s={CAP}", "weights.deadline_s=10",
+        f"generators.max_tokens_per_second={CAP}", "weights.deadline_s=10",
     )  # fmt: skip
     with Live(tmp_path_factory.mktemp("runs") / "scaled", settings) as run:
         steps = {"one": run.until(works(1, beyond=3))["step"]}

@@ -232,7 +232,7 @@ def test_what_is_leased_follows_the_pace_and_the_cap_holds() -> None:
         engine, queue = FakeEngine(), FakeQueue([lease(number) for number in range(20)])
         engine.staged.put_nowait(StagedVersion(V0))
         started = asyncio.get_running_loop().time()
-        await generator(engine, queue, max_tokens_per_s=100.0).run()
+        await generator(engine, queue, max_tokens_per_second=100.0).run()
         return queue, asyncio.get_running_loop().time() - started
 
     queue, seconds = run(work)

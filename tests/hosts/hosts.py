@@ -96,11 +96,11 @@ class Network:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for host in self.hosts:
-            host.kill()
-        for host in self.hosts:
-            host.remove()
-        ip("netns", "delete", self._name)
+        with contextlib.ExitStack() as ends:  # each of them, whatever becomes of another
+            ends.callback(ip, "netns", "delete", self._name)
+            for host in self.hosts:
+                ends.callback(host.remove)
+                ends.callback(host.kill)
 
     def host(self, name: str, *, sees_runs: bool = False, has_wire: bool = False) -> "Host":
         """Another host. has_wire: its link is a program that can lose and delay (`Host.spoil`)."""
@@ -143,11 +143,11 @@ class Host:
     # --- its link
 
     def cut(self) -> None:
-        """Nothing comes through any more; nobody is told."""
-        ip("-n", self._switch, "link", "set", self._port, "nomaster")
+        """Nothing comes through any more, what waits to be sent included."""
+        ip("-n", self._switch, "link", "set", self._port, "down")
 
     def heal(self) -> None:
-        ip("-n", self._switch, "link", "set", self._port, "master", "br0")
+        ip("-n", self._switch, "link", "set", self._port, "up")
 
     def throttle(self, kbit: int) -> None:
         """What is sent to it comes at this rate."""
@@ -171,7 +171,8 @@ class Host:
         subprocess.run(words, capture_output=True, text=True, check=True)
 
     def unthrottle(self) -> None:
-        subprocess.run(("tc", "-n", self._switch, "qdisc", "delete", "dev", self._port, "root"), capture_output=True, check=True)
+        """Without effect where it is not throttled."""
+        subprocess.run(("tc", "-n", self._switch, "qdisc", "delete", "dev", self._port, "root"), capture_output=True, check=False)
 
     def bytes_received(self) -> int:
         """What the switch has sent to it so far."""

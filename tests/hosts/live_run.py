@@ -3,8 +3,11 @@
 Everything is asked over the hosts' network, as an operator would: service discovery, status, metrics. Its folder is on the head's disk alone.
 """
 
+import contextlib
 import functools
 import json
+import os
+import signal
 import subprocess
 import threading
 import time
@@ -61,7 +64,8 @@ class LiveRun:
 
     def __exit__(self, *_: object) -> None:
         """What is left of it ends."""
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # its driver, too, has the pipe that is read here
         self.process.wait()
         self._reader.join(timeout=10)
         assert self.process.stderr is not None

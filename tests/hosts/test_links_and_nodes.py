@@ -37,9 +37,9 @@ IN_MID_BROADCAST = 150_000
 DRAIN_S = 60
 IN_FLIGHT = 3
 STALENESS = 2
-WORKERS = ("ray::", "EngineCore", "verifier.")
-IDLE = "ray::IDLE"
-SETTINGS = ("run.num_steps=100000", 'generators.count="auto"', "generators.max_tokens_per_s=300", "rollout.max_completion_tokens=100")
+WORKERS = ("Actor", "EngineCore", "verifier.")
+"""What the processes of a run have in their command lines, and the Ray nodes' own have not."""
+SETTINGS = ("run.num_steps=100000", 'generators.count="auto"', "generators.max_tokens_per_second=300", "rollout.max_completion_tokens=100")
 
 
 @dataclass
@@ -119,7 +119,6 @@ class Play:
         act = self.act("cut in mid-broadcast", self.b)
         self.until_a_broadcast_is_under_way(act)
         self.cut_for_a_while(act)
-        self.b.unthrottle()
 
     def cut_for_good(self) -> None:
         act = self.act("cut for good", self.a)
@@ -181,6 +180,7 @@ class Play:
         act.host.cut()
         self.run.until(lambda: time.time() - act.began >= CUT_S, within_s=SHORTLY_S, what="the cut")
         act.host.heal()
+        act.host.unthrottle()
         self.until_it_works(act)
 
     def until_it_works(self, act: Act) -> None:
@@ -221,12 +221,12 @@ def until_none(host: Host) -> list[str]:
 
 
 def workers_on(host: Host) -> list[str]:
-    """Processes of actors, engines and sandboxes; a Ray node keeps idle workers of its own."""
+    """Processes of actors, engines and sandboxes."""
     found = []
     for pid in host.processes():
         with contextlib.suppress(OSError):
             found.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-    return [words for words in found if any(mark in words for mark in WORKERS) and IDLE not in words]
+    return [words for words in found if any(mark in words for mark in WORKERS)]
 
 
 def test_the_run_stops_in_good_order_and_leaves_no_process_on_any_host(storm: Storm) -> None:

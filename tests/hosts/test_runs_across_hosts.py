@@ -39,7 +39,7 @@ def spoilt(networks: Callable[[], Network]) -> Spoilt:
     first, second = network.host("gen-a"), network.host("gen-b", has_wire=has_wire)
     for host, role in ((first, "generator"), (second, "generator"), (network.host("learn-a"), "learner"), (network.host("learn-b"), "learner")):
         host.start_ray(head=head, role=role, cpus=1)
-    settings = (f"run.num_steps={STEPS}", "generators.count=2", "generators.max_tokens_per_s=200", "learner.ranks=2")
+    settings = (f"run.num_steps={STEPS}", "generators.count=2", "generators.max_tokens_per_second=200", "learner.ranks=2")
     with LiveRun(head, network.hidden / "run", *settings, model=model_in(network.folder)) as run:
         run.reach(MIDDLE, within_s=START_S)
         at = None
