@@ -37,6 +37,7 @@ class EvaluationKeeper:
         self._take = take
         self._published: dict[int, Version] = {}
         self._done: dict[int, Version] = {}
+        self._lineage = 0
         self._evaluator: Worker | None = None
         self._turn = asyncio.Lock()
 
@@ -55,6 +56,7 @@ class EvaluationKeeper:
 
     def restore(self, done: Iterable[Version], logged: Iterable[Version], *, start: Version) -> list[int]:
         """Continue a run at `start`: what is evaluated already, and what its version log still holds. Returns due steps that are lost."""
+        self._lineage = start.lineage
         self._done = {version.step: version for version in sorted(done) if version.step <= start.step}
         due = [step for step in self.due_steps if step < start.step and step not in self._done]
         held = {version.step: version for version in sorted(logged)}
@@ -66,9 +68,10 @@ class EvaluationKeeper:
 
     async def roll_back(self, start: Version) -> None:
         """Versions after `start` are made again, by a new sender: what a generator had staged of the old one is gone."""
-        for step in [step for step in self._published if step > start.step]:
-            del self._published[step]
-            self._done.pop(step, None)
+        self._lineage = start.lineage
+        for known in (self._published, self._done):
+            for step in [step for step in known if step > start.step]:
+                del known[step]
         await self._remind()
 
     def wants(self, step: int) -> bool:
@@ -105,9 +108,14 @@ class EvaluationKeeper:
                 logger.warning("generator=%s evaluates no more (%s); another one goes on", evaluator.name, error)
                 self.gone(evaluator)
                 continue
-            if self._published.get(run.version.step) == run.version and self._done.get(run.version.step) != run.version:
+            if self._is_wanted(run.version):
                 self._take(await self._judged(run))
                 self._done[run.version.step] = run.version
+
+    def _is_wanted(self, version: Version) -> bool:
+        """Not done yet, and of the lineage that survives: the evaluator may be faster than the news that a slower generator has the version too."""
+        is_known = self._published.get(version.step) == version or version.lineage == self._lineage
+        return is_known and self._done.get(version.step) != version
 
     async def _present(self) -> Worker:
         """The generator that evaluates; where there is none, the first that works."""

@@ -125,6 +125,35 @@ def test_an_evaluator_that_a_broadcast_has_missed_reads_the_version_from_the_log
     run(story)
 
 
+def test_an_evaluation_that_comes_before_the_news_of_its_version_counts() -> None:
+    async def story(house: House) -> None:
+        keeping = asyncio.ensure_future(house.keeper.run())
+        await house.publish(Version(step=0), Version(step=2))
+        for step in (0, 2, 4):
+            house.generators[0].finished.put_nowait(evaluated(Version(step=step)))
+        await keeping
+        await house.publish(Version(step=4))
+        assert house.versions == ["0.0", "0.2", "0.4"]
+        assert house.keeper.pending == []
+
+    run(story)
+
+
+def test_an_evaluation_of_a_version_that_was_rolled_back_does_not_count() -> None:
+    async def story(house: House) -> None:
+        keeping = asyncio.ensure_future(house.keeper.run())
+        await house.publish(Version(step=0), Version(step=2))
+        house.generators[0].finished.put_nowait(evaluated(Version(step=4)))
+        await until(lambda: len(house.results) == 1)
+        await house.keeper.roll_back(Version(lineage=1, step=2))
+        for version in (Version(step=4), Version(step=2), Version(lineage=1, step=4), Version(step=0)):
+            house.generators[0].finished.put_nowait(evaluated(version))
+        await keeping
+        assert house.versions == ["0.4", "0.2", "1.4", "0.0"]
+
+    run(story)
+
+
 def test_an_evaluation_that_comes_twice_counts_once() -> None:
     async def story(house: House) -> None:
         keeping = asyncio.ensure_future(house.keeper.run())
