@@ -1,7 +1,8 @@
 """Laws of a live run whose hosts come and go and whose links are cut, with as many generators as there are hosts for them.
 
-One run goes through it all, in this order: a third generator's host joins; a link is cut for 5 s in mid-lease, another one in mid-broadcast; a link
-is cut for good, and the host behind it comes back later; a host is drained as when a pod is deleted. The tests read what the run has left.
+One run goes through it all, in this order: a third generator's host joins; a link is cut for 5 s in mid-lease, another one in mid-broadcast, then
+until the worker behind it is given up; a link is cut for good, and the host behind it comes back when Ray has taken it for dead; a host is drained as
+when a pod is deleted. The tests read what the run has left.
 """
 
 import contextlib
@@ -120,14 +121,32 @@ class Play:
         self.until_a_broadcast_is_under_way(act)
         self.cut_for_a_while(act)
 
+    def cut_until_given_up(self) -> None:
+        """The link comes back while Ray still takes the node for alive, and the old worker lives on it."""
+        act = self.act("given up", self.b)
+        self.cut_in_earnest(act)
+        act.ended = time.time()
+        back = self.act("back", self.b, act.worker)
+        self.b.heal()
+        back.worker = self.run.until(lambda: self.other_worker_on(self.b, act.worker), within_s=PATIENTLY_S, what=f"{act.worker} is replaced")
+        self.until_it_works(back)
+
     def cut_for_good(self) -> None:
         act = self.act("cut for good", self.a)
-        self.run.until(lambda: self.run.leases_of(act.worker), within_s=SHORTLY_S, what=f"{act.worker} has leases")
-        act.began = time.time()
-        self.a.cut()
-        self.run.until(lambda: self.is_lost(act.worker), within_s=PATIENTLY_S, what=f"{act.worker} is given up")
+        self.cut_in_earnest(act)
         self.run.reach(self.run.step + 10, within_s=PATIENTLY_S)
         act.ended = time.time()
+
+    def cut_in_earnest(self, act: Act) -> None:
+        """In mid-lease, and until its worker is given up."""
+        self.run.until(lambda: self.run.leases_of(act.worker), within_s=SHORTLY_S, what=f"{act.worker} has leases")
+        act.began = time.time()
+        act.host.cut()
+        self.run.until(lambda: self.is_lost(act.worker), within_s=PATIENTLY_S, what=f"{act.worker} is given up")
+
+    def other_worker_on(self, host: Host, old: str) -> str:
+        worker = self.run.worker_on(host)
+        return worker if worker != old else ""
 
     def return_of_the_lost(self) -> None:
         """The link is there again, and with it whatever still lives on that host; then its pod is started anew."""
@@ -202,6 +221,7 @@ def storm(networks: Callable[[], Network]) -> Iterator[Storm]:
         play.join("join", play.c)
         play.cut_in_mid_lease()
         play.cut_in_mid_broadcast()
+        play.cut_until_given_up()
         play.cut_for_good()
         play.return_of_the_lost()
         play.drain()
@@ -265,6 +285,16 @@ def test_a_link_that_is_cut_for_good_costs_one_deadline(storm: Storm) -> None:
     logger.info("cut for good: the run's gap is %.1f s, given up after %.1f s, dead for Ray after %.1f s", gap_s, lost_s, dead_s)
     assert gap_s < DEADLINE_S + 5.0
     assert lost_s < SILENCE_S + 10.0
+
+
+def test_a_worker_that_was_given_up_and_is_reached_again_is_replaced_and_brings_nothing(storm: Storm) -> None:
+    given_up, back = storm.acts["given up"], storm.acts["back"]
+    stands = seconds_of(storm.events("stands", back.worker)[0])
+    logger.info("given up: the run's gap is %.1f s, replaced %.1f s after its link is there again", storm.gap_s(given_up), stands - back.began)
+    assert [event["cause"] for event in storm.events("lost", given_up.worker)] == ["hung"]
+    assert storm.gap_s(given_up) < DEADLINE_S + 5.0
+    assert storm.brought(given_up.worker, after=back.step + STALENESS + 2) == 0
+    assert storm.brought(back.worker, after=back.step) > 0
 
 
 def test_a_lost_node_that_returns_brings_nothing_twice_and_its_host_may_join_again(storm: Storm) -> None:
