@@ -164,6 +164,8 @@ class WeightFollower:
             self._give_up(version, str(error))
         else:
             await self._evaluate(version)
+            if held is None:
+                await self._hold(version)  # the first weights of this engine: the workers will not stage the same version again
         if self._held is None and home is not None and held is not None:
             await self._swap(held, file=home)
             self._held = held

@@ -121,6 +121,19 @@ def test_a_joiner_that_starts_from_the_log_samples_before_any_broadcast() -> Non
     assert {rollout.spans[0].version for rollout in queue.rollouts} == {V2}
 
 
+def test_an_engine_whose_first_weights_are_those_of_a_pending_evaluation_samples_from_them() -> None:
+    async def work() -> FakeQueue:
+        engine, queue = FakeEngine(), unending(lease(0))
+        subject = generator(engine, queue, log=FakeLog([V0]), evaluation=PROMPTS)
+        subject.evaluate_from_now([V0])
+        await running_while(subject, lambda: until(lambda: len(queue.rollouts) == 2))
+        return queue
+
+    queue = run(work)
+    assert queue.applied_versions == [V0]
+    assert {rollout.spans[0].version for rollout in queue.rollouts} == {V0}
+
+
 def test_a_pending_evaluation_is_of_exactly_that_version_and_rollouts_go_on_with_the_newer_one() -> None:
     async def work() -> tuple[FakeEngine, FakeQueue, list[EvaluationRun]]:
         engine, queue = FakeEngine(held=["r0/1"]), unending(lease(0))
