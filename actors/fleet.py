@@ -209,6 +209,11 @@ class Fleet:
         if recovery_s is not None:
             self._metrics.histogram("rlvr_recovery_seconds", part=role).observe(recovery_s)
 
+    async def leaves_broadcast(self, worker: Worker) -> None:
+        """It is about to leave: no broadcast waits for it."""
+        if self._receiving.pop(worker.name, None) is not None:
+            await self._tell_members()
+
     async def gone(self, worker: Worker, role: str, *, error: str | None) -> None:
         """Its work goes to others, its place in the broadcast is free, somebody else evaluates."""
         self._receiving.pop(worker.name, None)
@@ -264,21 +269,23 @@ class Fleet:
     # --- loops
 
     async def _watch_silence(self) -> Never:
-        """Finds workers that live and work no more: the queue has not heard of them for too long."""
+        """Finds workers that live and work no more: the queue has not heard of them for too long, and may have struck them off already."""
+        incarnation: int | None = None
         while True:
             self.queue.changed.clear()
             await self.queue.changed.wait()
             status = self.queue.status
             assert status is not None
-            heard = {producer.name: producer.silent_s for producer in status.producers}
-            workers = [worker for pool in (self.generators, self.verifiers) for worker in pool.standing]
-            for worker in workers:
-                if worker.name in heard:  # a queue that was just restarted knows nobody yet
-                    worker.unheard_since = None
-                worker.unheard_since = worker.unheard_since or time.monotonic()
-                silent_s = heard.get(worker.name, time.monotonic() - worker.unheard_since)
-                if silent_s >= self._config.queue.silence_s and not worker.is_leaving:
+            silent_s = {producer.name: producer.silent_s for producer in status.producers}
+            now = time.monotonic()
+            for worker in [worker for pool in (self.generators, self.verifiers) for worker in pool.standing]:
+                if worker.name in silent_s:
+                    worker.heard_at = now - silent_s[worker.name]
+                elif worker.heard_at is None or status.incarnation != incarnation:  # a queue that was just restarted knows nobody yet
+                    worker.heard_at = now
+                if now - worker.heard_at >= self._config.queue.silence_s and not worker.is_leaving:
                     worker.give_up(LossCause.HUNG)
+            incarnation = status.incarnation
             self._show()
             await asyncio.sleep(WATCH_S)
 
@@ -361,6 +368,9 @@ class _Hooks:
 
     async def stands(self, worker: Worker, *, recovery_s: float | None) -> None:
         await self._fleet.stands(worker, self.role, recovery_s=recovery_s)
+
+    async def leaves(self, worker: Worker) -> None:
+        await self._fleet.leaves_broadcast(worker)
 
     async def gone(self, worker: Worker, *, error: str | None) -> None:
         await self._fleet.gone(worker, self.role, error=error)

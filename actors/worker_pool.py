@@ -40,7 +40,7 @@ class Worker:
     is_standing: bool = False
     is_leaving: bool = False
     cause: LossCause = LossCause.DIED
-    unheard_since: float | None = None
+    heard_at: float | None = None
     """Since when the queue does not know it; None where it does."""
     given_up: asyncio.Event = field(default_factory=asyncio.Event)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -76,6 +76,7 @@ class Hooks(Protocol):
     async def enter(self, worker: Worker) -> None: ...
     def run(self, worker: Worker) -> Awaitable[str]: ...
     async def stands(self, worker: Worker, *, recovery_s: float | None) -> None: ...
+    async def leaves(self, worker: Worker) -> None: ...
     async def gone(self, worker: Worker, *, error: str | None) -> None: ...
 
 
@@ -162,6 +163,7 @@ class WorkerPool:
     async def leave(self, worker: Worker, *, within_s: float = LEAVE_S, cause: LossCause = LossCause.DRAINED) -> None:
         """Ask a worker to hand in, hand back and leave; give it up where it does not."""
         worker.is_leaving, worker.cause = True, cause
+        await self._hooks.leaves(worker)
         try:
             await outcome_within(within_s, worker.name, worker.handle.leave.remote())
         except FiresteelError as error:

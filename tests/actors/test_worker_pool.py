@@ -62,6 +62,8 @@ class FakeHooks:
         if recovery_s is not None:
             self.recoveries.append(worker.name)
 
+    async def leaves(self, worker: Worker) -> None: ...
+
     async def gone(self, worker: Worker, *, error: str | None) -> None:
         self.gone_workers.append((worker.name, error))
 
