@@ -41,7 +41,7 @@ class Worker:
     is_leaving: bool = False
     cause: LossCause = LossCause.DIED
     heard_at: float | None = None
-    """Since when the queue does not know it; None where it does."""
+    """When it last called the queue, as far as the queue says so; a restarted queue has heard nobody yet."""
     given_up: asyncio.Event = field(default_factory=asyncio.Event)
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while it joins a sender of weights."""
