@@ -30,6 +30,8 @@ LEARNER_CALLS = 8
 """A rank trains in one call and answers in others."""
 SERVICE_CALLS = 4096
 """Waiting calls beside working ones."""
+STORE_CALLS = 16
+"""The store actor is not asynchronous: each of these is a thread, which waits for the disk."""
 
 
 class Blueprints:
@@ -48,7 +50,7 @@ class Blueprints:
     def make_store(self) -> None:
         """Others reach a store that only this host sees through an actor here."""
         if self.store.kind == "folder" and not self.store.is_shared:
-            self.store_actor = self._here("store", ray.remote(StoreActor), self.store.where, max_restarts=-1)
+            self.store_actor = self._here("store", ray.remote(StoreActor), self.store.where, calls=STORE_CALLS, max_restarts=-1)
 
     def make_queue(self) -> Any:
         """The queue lives on the controller's node, which no autoscaler takes away; Ray restarts it there, so that its handle stays."""
@@ -114,8 +116,8 @@ class Blueprints:
     def _again(self) -> tuple[str, ...]:
         return (f"resume {self._resumes}",) if self._resumes else ()
 
-    def _here(self, name: str, actor: Any, argument: Any, **more: Any) -> Any:
-        chosen = options(name=name, cluster=self.cluster, labels={}, cpus=0, threads=SERVICE_CALLS) | more
+    def _here(self, name: str, actor: Any, argument: Any, *, calls: int = SERVICE_CALLS, **more: Any) -> Any:
+        chosen = options(name=name, cluster=self.cluster, labels={}, cpus=0, threads=calls) | more
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         return actor.options(**chosen, scheduling_strategy=here).remote(argument)
 

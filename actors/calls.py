@@ -69,6 +69,11 @@ async def started(names: Sequence[str], calls: Sequence[Any]) -> list[Any]:
             task.cancel()
 
 
+def is_death(error: BaseException) -> bool:
+    """Whether a process was lost, and nothing of ours was raised: it may be started again."""
+    return isinstance(error.__cause__, ray.exceptions.RayActorError | ray.exceptions.NodeDiedError)
+
+
 def first_error(error: BaseException) -> BaseException:
     """The first plain error of a group of errors; another error is its own first."""
     while isinstance(error, BaseExceptionGroup):

@@ -5,6 +5,7 @@ Owns the order of these. Called by the controller with the learner's news; block
 
 import asyncio
 import logging
+from collections.abc import Iterable
 
 import msgspec
 
@@ -12,6 +13,7 @@ from actors.evaluation_keeper import EvaluationKeeper
 from actors.fleet import Fleet
 from actors.resume import OpenRun
 from actors.run_facts import RunFacts
+from actors.run_folder import EVENTS
 from actors.run_history import FACTS
 from learner import version_log
 from learner.checkpoint_report import Saved
@@ -40,8 +42,9 @@ class CheckpointKeeper:
     async def restore(self, start: Version) -> None:
         """Continue the run at `start`: what is evaluated, and what of the rest the version log still has."""
         self.newest_step = start.step or None
-        logged = await asyncio.to_thread(version_log.versions, self._store)
-        done = [Version.parse(result.version) for result in self._facts.results]
+        rolled_back = [Version(lineage=event["lineage"], step=event["step"]) for event in self._folder.read(EVENTS) if event["event"] == "lineage"]
+        logged = surviving(await asyncio.to_thread(version_log.versions, self._store), rolled_back)
+        done = surviving((Version.parse(result.version) for result in self._facts.results), rolled_back)
         lost = self._evaluations.restore(done, logged, start=start)
         for step in lost:
             logger.warning("version of step=%d was to be evaluated and is gone: the run's evaluations lack it", step)
@@ -75,7 +78,13 @@ class CheckpointKeeper:
     def _prune(self) -> None:
         try:
             logged = version_log.versions(self._store)
-            keep = {*sorted(logged)[-LOGGED_MOST:], *self._evaluations.pending}
+            keep = {*sorted(logged)[-LOGGED_MOST:], *filter(self._evaluations.may_need, logged)}
             version_log.prune(self._store, keep)
         except StoreError as error:
             logger.warning("the version log could not be pruned: %s", error)
+
+
+def surviving(versions: Iterable[Version], starts: Iterable[Version]) -> list[Version]:
+    """Those that no later lineage has made anew. starts: the version from which each lineage went on."""
+    begun = list(starts)
+    return [version for version in versions if all(start.step >= version.step for start in begun if start.lineage > version.lineage)]

@@ -37,7 +37,7 @@ from actors.store_actor import StoreAddress
 from actors.summary import ProcessSummary, Summary
 from actors.training import Training
 from rlvr.config import Config
-from rlvr.errors import FiresteelError, StoreError, UserError
+from rlvr.errors import FiresteelError, LockLost, StoreError, UserError
 from rlvr.metrics import EvalSplit, Registry
 from rlvr.records import Version
 
@@ -103,6 +103,7 @@ class Controller:
         )
         self._state = "starting"
         self._is_resumed = run.before is not None
+        self._is_overtaken = False
         self._before_restarts = dict(self._facts.restarts)
         self.signals = Signals()
 
@@ -115,7 +116,7 @@ class Controller:
                 stopped, error = await self._work_to_the_end()
                 return await self._write_summary(stopped, error)
             finally:
-                await self._fleet.stop()
+                await self._fleet.stop(asks=not self._is_overtaken)
                 await self._service.stop()
 
     async def _work_to_the_end(self) -> tuple[str, str | None]:
@@ -126,8 +127,14 @@ class Controller:
             return FAILED, self._failure(error)
 
     def _failure(self, error: Exception) -> str:
-        """The sentence of a failed run; the whole traceback goes to the run folder. A user's mistake that ended the start is raised as that."""
+        """The sentence of a failed run; the whole traceback goes to the run folder.
+
+        A user's mistake that ended the start is raised as that, and so is the loss of the run to another process.
+        """
         first = first_error(error)
+        if isinstance(first, LockLost):  # the run is another process's by now: nothing of it is written any more
+            self._is_overtaken = True
+            raise first
         if isinstance(first, UserError) and not self._facts.has_stood:
             self._run.take_back()
             raise first
@@ -155,20 +162,20 @@ class Controller:
     async def _train_and_evaluate(self) -> str:
         start = await self._start()
         self._stand()
-        evaluations = asyncio.ensure_future(self._evaluations.run())
-        try:
+        async with asyncio.TaskGroup() as group:
+            evaluations = group.create_task(self._evaluations.run(), name="evaluations")
             stopped = await self._training.run(start)
             if stopped == FINISHED:
                 self._state = "evaluating"
-                await evaluations
-            return stopped
-        finally:
+                await asyncio.wait([evaluations])
+                await self._evaluations.run()  # a learner that was lost late has published once more
             evaluations.cancel()
+        return stopped
 
     async def _start(self) -> Version:
         """The learner starts while generators and verifiers do. Returns the version that it publishes first."""
         async with asyncio.TaskGroup() as starts:
-            learner = starts.create_task(self._fleet.start_learner(is_fresh=not self._is_resumed), name="start learner")
+            learner = starts.create_task(self._training.start(is_fresh=not self._is_resumed), name="start learner")
             starts.create_task(self._fleet.wait_until_standing(), name="wait for workers")
         start = learner.result()
         if self._is_resumed:
@@ -190,12 +197,13 @@ class Controller:
         self._folder.event("started", targets=[msgspec.to_builtins(target) for target in fleet.targets], is_resumed=self._is_resumed)
         self._progress.say(f"every actor stands after {self._facts.setup_seconds:.0f} s; metrics: {self._service.address}/sd")
 
-    def _write_evaluation(self, found: list[EvaluationResult]) -> None:
+    async def _write_evaluation(self, found: list[EvaluationResult]) -> None:
         for result in found:
             self._facts.results.append(result)
             self._folder.append(EVALUATIONS, result)
             self._measure(result)
             self._progress.evaluation(result)
+        await asyncio.to_thread(self._keeper.write_history)
 
     def _measure(self, result: EvaluationResult) -> None:
         """The training problems and the headline set have gauges; further sets are in evals.jsonl."""
@@ -232,12 +240,17 @@ class Controller:
         while True:
             try:
                 await asyncio.to_thread(self._run.lock.beat)
+                await self._fleet.queue.keep_alive()
             except StoreError as error:
                 logger.warning("the run's lock could not be renewed, trying again: %s", error)
             self._facts.employs(self._employed())
-            self._facts.restarts = Counter(self._before_restarts) + Counter(name.partition("-")[0] for name in self._fleet.restarts.total.elements())
+            self._count_restarts()
             await asyncio.to_thread(self._keeper.write_facts)
             await asyncio.sleep(BEAT_S)
+
+    def _count_restarts(self) -> None:
+        replaced = Counter(name.partition("-")[0] for name in self._fleet.restarts.total.elements())
+        self._facts.restarts = Counter(self._before_restarts) + replaced
 
     def _employed(self) -> dict[str, Employed]:
         """Who works for the run now, and the GPUs that they hold."""
@@ -261,8 +274,12 @@ class Controller:
             workers = self._fleet.generators.standing
             pauses = [await self._last_word(worker.name, outcome(worker.name, worker.handle.pause_seconds_max.remote())) for worker in workers]
             self._facts.pauses += [pause for pause in pauses if pause is not None]
+        self._count_restarts()
         summary = self._facts.summary(stopped=stopped, error=error)
-        self._folder.write_json(SUMMARY, summary)
+        try:
+            self._folder.write_json(SUMMARY, summary)
+        except OSError as failure:
+            logger.warning("the run has no summary.json: %s", failure)
         self._folder.event(stopped, error=error)
         await asyncio.to_thread(self._keeper.write_history, stopped)
         return summary

@@ -6,28 +6,31 @@ goes. A version that nobody could evaluate before its generator died is read aga
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 
-from actors.calls import outcome
+from actors.calls import outcome, outcome_within
 from actors.evaluation import EvaluationResult, EvaluationRun, as_unverified, is_evaluated, results
 from actors.prepare import Plan
 from actors.worker_pool import Worker, WorkerPool
 from learner.weight_protocol import receiver_names
 from rlvr import wire
 from rlvr.config import Config
-from rlvr.errors import FiresteelError
+from rlvr.errors import ActorError, FiresteelError
 from rlvr.records import Verdict, Version
 
 logger = logging.getLogger(__name__)
 
 LOOK_S = 0.2
+APPOINT_S = 60.0
+ROUNDS = 1000
+"""Times that an evaluation's verdicts are asked for, of every verifier that stands."""
 
 
 class EvaluationKeeper:
     """The evaluations of one run."""
 
     def __init__(
-        self, config: Config, plan: Plan, *, generators: WorkerPool, verifiers: WorkerPool, take: Callable[[list[EvaluationResult]], None]
+        self, config: Config, plan: Plan, *, generators: WorkerPool, verifiers: WorkerPool, take: Callable[[list[EvaluationResult]], Awaitable[None]]
     ) -> None:
         """take: given the results of each evaluation, one a set."""
         self._config = config
@@ -74,6 +77,10 @@ class EvaluationKeeper:
                 del known[step]
         await self._remind()
 
+    def may_need(self, version: Version) -> bool:
+        """Whether this version is due and not evaluated, though its news may not have come yet."""
+        return is_evaluated(version.step, self._config.run) and self._done.get(version.step) != version
+
     def wants(self, step: int) -> bool:
         """Whether the version that a learner starts from is due and not evaluated yet."""
         return is_evaluated(step, self._config.run) and step not in self._done
@@ -109,7 +116,7 @@ class EvaluationKeeper:
                 self.gone(evaluator)
                 continue
             if self._is_wanted(run.version):
-                self._take(await self._judged(run))
+                await self._take(await self._judged(run))
                 self._done[run.version.step] = run.version
 
     def _is_wanted(self, version: Version) -> bool:
@@ -137,7 +144,7 @@ class EvaluationKeeper:
     async def _appoint(self, worker: Worker) -> bool:
         pending = [str(version) for version in self.pending]
         try:
-            await worker.unless_given_up(outcome(worker.name, worker.handle.evaluate_from_now.remote(pending)))
+            await worker.unless_given_up(outcome_within(APPOINT_S, worker.name, worker.handle.evaluate_from_now.remote(pending)))
         except FiresteelError as error:
             logger.warning("generator=%s cannot evaluate: %s", worker.name, error)
             return False
@@ -148,7 +155,7 @@ class EvaluationKeeper:
         """Asks one verifier after the other until one answers."""
         frame = wire.pack(as_unverified(self._plan.evaluation, run.samples))
         evaluation = self._config.evaluation
-        while True:
+        for _ in range(ROUNDS):
             for worker in self._verifiers.standing:
                 try:
                     answer = await worker.unless_given_up(outcome(worker.name, worker.handle.judge_evaluation.remote(frame)))
@@ -158,3 +165,4 @@ class EvaluationKeeper:
                 verdicts = wire.unpack(answer, list[Verdict])
                 return results(self._plan.evaluation, run, verdicts, grader=evaluation.grader, extract=evaluation.extract)
             await asyncio.sleep(LOOK_S)
+        raise ActorError(f"no verifier judges the evaluation of version {run.version}: see the warnings above")

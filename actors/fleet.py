@@ -12,7 +12,7 @@ from typing import Any, Never
 
 from actors import nodes
 from actors.blueprints import Blueprints
-from actors.calls import STILL_WAITING_S, outcome, outcome_within
+from actors.calls import STILL_WAITING_S, outcome_within
 from actors.cluster import metrics_host
 from actors.engine_settings import BroadcastAddress
 from actors.evaluation_keeper import EvaluationKeeper
@@ -35,6 +35,10 @@ logger = logging.getLogger(__name__)
 WATCH_S = 0.5
 NODES_S = 2.0
 LOOK_S = 5.0
+LOG_S = 300.0
+"""A whole version comes from the store within this, or its generator starts with the next broadcast of a new process."""
+AWAITED = "generator-awaited"
+"""Stands for generators whose nodes have not come yet."""
 
 Event = Callable[..., None]
 
@@ -76,6 +80,7 @@ class Fleet:
         self._seats: dict[Seat, str] = {}
         self._looks: list[Look] = []
         self._count_changed_at = 0.0
+        self._nodes_missed_at: float | None = None
 
     @property
     def targets(self) -> list[Target]:
@@ -139,9 +144,7 @@ class Fleet:
         lineage = 0 if is_fresh else await self.queue.client.roll_back(loaded.step)
         start = Version(lineage=lineage, step=loaded.step)
         self._sender = await self.learners.open_broadcast()
-        async with asyncio.TaskGroup() as joins:
-            for worker in list(self._receiving.values()):
-                joins.create_task(self._join_or_give_up(worker))
+        await self.learners.while_alive(self._join_all())
         await self._tell_members()
         return start
 
@@ -181,12 +184,14 @@ class Fleet:
                 self._event("scaled", part=pool.role, wanted=number, before=pool.wanted)
                 pool.count(number)
 
-    async def stop(self) -> None:
-        """End every process of the run."""
+    async def stop(self, *, asks: bool = True) -> None:
+        """End every process of the run. asks: in good order, where they still answer."""
+        if self.is_started and not asks:
+            await self.queue.kill()
         async with asyncio.TaskGroup() as ends:
-            ends.create_task(self.generators.stop())
-            ends.create_task(self.verifiers.stop())
-            ends.create_task(self.learners.end(asks=True))
+            ends.create_task(self.generators.stop(asks=asks))
+            ends.create_task(self.verifiers.stop(asks=asks))
+            ends.create_task(self.learners.end(asks=asks))
         if self.is_started:
             await self.queue.kill()
 
@@ -233,6 +238,11 @@ class Fleet:
     def is_training(self) -> bool:
         return not self.generators.fails_fast
 
+    async def _join_all(self) -> None:
+        async with asyncio.TaskGroup() as joins:
+            for worker in list(self._receiving.values()):
+                joins.create_task(self._join_or_give_up(worker))
+
     async def _join_or_give_up(self, worker: Worker) -> None:
         try:
             await self._join(worker)
@@ -248,12 +258,17 @@ class Fleet:
             weights = self._config.weights
             address = BroadcastAddress(host=host, port=port, generator=worker.name, backend=self._blueprints.backend, deadline_s=weights.deadline_s)
             joining = outcome_within(2 * weights.deadline_s, worker.name, worker.handle.join_broadcast.remote(address))
-            await worker.unless_given_up(joining)
+            try:
+                await worker.unless_given_up(joining)
+            except FiresteelError as error:
+                if worker.given_up.is_set() or await self.learners.is_alive():
+                    raise
+                logger.warning("generator=%s found no sender of weights (%s): it joins the next one", worker.name, error)
 
     async def _start_from_log(self, worker: Worker) -> None:
         logged = await asyncio.to_thread(versions, self._store)
         if logged:
-            await worker.unless_given_up(outcome(worker.name, worker.handle.start_from_log.remote(str(max(logged)))))
+            await worker.unless_given_up(outcome_within(LOG_S, worker.name, worker.handle.start_from_log.remote(str(max(logged)))))
 
     async def _tell_members(self) -> None:
         """The sender hears who should receive; a sender that is gone hears it when it is back."""
@@ -315,6 +330,7 @@ class Fleet:
                     most=settings.max,
                 )
                 self.generators.place(seats_by_replica(self._seats))
+                await self._await_nodes()
             async with asyncio.TaskGroup() as leaves:
                 for pool in (self.generators, self.verifiers):
                     for worker in pool.standing:
@@ -322,6 +338,16 @@ class Fleet:
                             self._event("draining", part=pool.role, name=worker.name, node=worker.address.node_id)
                             leaves.create_task(pool.leave(worker))
             await asyncio.sleep(NODES_S)
+
+    async def _await_nodes(self) -> None:
+        """Without a node for generators the run waits: the learner hears that some are expected, and people that there is none."""
+        if self._seats:
+            self._nodes_missed_at = None
+            return
+        if self._nodes_missed_at is None or time.monotonic() - self._nodes_missed_at > STILL_WAITING_S:
+            self._nodes_missed_at = time.monotonic()
+            logger.warning("no live Ray node matches generators.labels: the run waits until one comes")
+        await self.queue.client.expect(AWAITED, role=GENERATOR)
 
     async def _scale_by_metrics(self) -> Never:
         """With generators.scaling = "metrics": one generator more or fewer, as the last minutes say."""

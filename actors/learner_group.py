@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 PING_S = 1.0
 STOP_S = 20.0
+OPEN_S = 60.0
+AGAIN_S = 3.0
+"""One more look before a rank is given up: what was late may have been this process itself."""
 
 
 class LearnerGroup:
@@ -65,7 +68,7 @@ class LearnerGroup:
         self.addresses = await started(names, [handle.address.remote() for handle in self.handles])
         master = self.addresses[0]
         calls = [handle.load.remote(master.host, master.store_port, store, store_actor) for handle in self.handles]
-        loaded: list[Version] = await self._while_alive(started(names, calls))
+        loaded: list[Version] = await self.while_alive(started(names, calls))
         if len(set(loaded)) > 1:
             raise ActorError(f"the learner's ranks loaded different versions: {', '.join(map(str, loaded))}")
         self.is_loaded = True
@@ -73,7 +76,7 @@ class LearnerGroup:
 
     async def open_broadcast(self) -> tuple[str, int]:
         """Where receivers find the sender of weights."""
-        host, port = await outcome(self.names[0], self.first.open_broadcast.remote())
+        host, port = await outcome_within(OPEN_S, self.names[0], self.first.open_broadcast.remote())
         return str(host), int(port)
 
     async def set_members(self, receivers: list[str]) -> None:
@@ -83,7 +86,7 @@ class LearnerGroup:
         """Train until all ranks have ended; returns how. Raises ActorError for the first rank that dies, hangs or fails."""
         names = self.names
         calls = [outcome(name, handle.run.remote(queue, start, evaluate_start)) for name, handle in zip(names, self.handles, strict=True)]
-        ends = await self._while_alive(_first_failure_of(calls))
+        ends = await self.while_alive(_first_failure_of(calls))
         return str(ends[0])
 
     async def stop(self) -> None:
@@ -100,7 +103,7 @@ class LearnerGroup:
             await asyncio.to_thread(kill_actor, handle, address)
         self.handles, self.addresses, self.is_loaded = [], [], False
 
-    async def _while_alive(self, work: Any) -> Any:
+    async def while_alive(self, work: Any) -> Any:
         """The outcome of `work`, as long as every rank gives signs of life: a rank that hangs would hold all others in a collective."""
         doing = asyncio.ensure_future(work)
         watching = asyncio.ensure_future(self._watch())
@@ -113,14 +116,24 @@ class LearnerGroup:
             for task in (doing, watching):
                 task.cancel()
 
+    async def is_alive(self) -> bool:
+        """Whether rank 0 answers now."""
+        return bool(self.handles) and await self._answers(self.names[0], self.first, AGAIN_S)
+
+    async def _answers(self, name: str, handle: Any, within_s: float) -> bool:
+        try:
+            await outcome_within(within_s, name, handle.alive.remote())
+        except FiresteelError as error:
+            logger.info("%s does not answer: %s", name, error)
+            return False
+        return True
+
     async def _watch(self) -> None:
         """Raises ActorError for the first rank that is silent for too long, or dead."""
         while True:
             for name, handle in zip(self.names, self.handles, strict=True):
-                try:
-                    await outcome_within(self._silence_s, name, handle.alive.remote())
-                except FiresteelError as error:
-                    raise ActorError(f"{name} gives no sign of life: {error}") from error
+                if not await self._answers(name, handle, self._silence_s) and not await self._answers(name, handle, AGAIN_S):
+                    raise ActorError(f"{name} gives no sign of life")
             await asyncio.sleep(PING_S)
 
 

@@ -24,6 +24,8 @@ from rlvr.errors import ActorError, FiresteelError
 logger = logging.getLogger(__name__)
 
 PING_S = 0.5
+AGAIN_S = 3.0
+"""One more look before it is given up: what was late may have been this process itself."""
 REPLAY_S = 120.0
 """A restarted queue reads its journal before it answers."""
 
@@ -88,9 +90,8 @@ class QueueKeeper:
         while True:
             asked = time.monotonic()
             try:
-                async with asyncio.timeout(self._silence_s):
-                    self._status = wire.unpack(await self.handle.status.remote(), QueueStatus)
-                self.changed.set()
+                if not await self._look(self._silence_s) and not await self._look(AGAIN_S):
+                    raise TimeoutError
             except TimeoutError:
                 if self._identity is not None:
                     logger.warning("the queue hangs for %.0f s: its process is killed and started again", time.monotonic() - asked)
@@ -98,6 +99,23 @@ class QueueKeeper:
             except (ray.exceptions.RayError, FiresteelError):
                 logger.debug("the queue is being restarted")  # `run` deals with it
             await asyncio.sleep(PING_S)
+
+    async def keep_alive(self) -> None:
+        """Tell the queue that this process owns the run; one that is being restarted hears it next time."""
+        try:
+            await outcome_within(self._silence_s, "queue", self.handle.keep_alive.remote())
+        except FiresteelError as error:
+            logger.debug("the queue does not hear that its controller lives: %s", error)
+
+    async def _look(self, within_s: float) -> bool:
+        """Whether it answers in time."""
+        try:
+            async with asyncio.timeout(within_s):
+                self._status = wire.unpack(await self.handle.status.remote(), QueueStatus)
+        except TimeoutError:
+            return False
+        self.changed.set()
+        return True
 
     async def _wait_for_restart(self, error: Exception) -> None:
         noticed = time.monotonic()

@@ -17,6 +17,7 @@ class Signals:
 
     def __init__(self) -> None:
         self._asked = asyncio.Event()
+        self._came = False
         self.number: int | None = None
         """The first signal; None where there was none."""
 
@@ -39,8 +40,9 @@ class Signals:
         loop = asyncio.get_running_loop()
 
         def came(number: int) -> None:
-            if self._asked.is_set():
+            if self._came:
                 os._exit(128 + number)
+            self._came = True  # `firesteel stop` before it was no signal
             self.stop(number)
 
         for number in CAUGHT:

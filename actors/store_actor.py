@@ -13,11 +13,13 @@ from typing import Any, Literal
 
 import msgspec
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayTaskError
 
 from rlvr.errors import StoreError
 from rlvr.store import PIECE_BYTES, Entry, FolderStore, ObjectStore, Store, checked, part_of, whole_file
 
+ANSWER_S = 60.0
+"""One call moves PIECE_BYTES at most; a store actor that takes longer hangs, or its disk does."""
 PATIENCE_S = 60.0
 """A store actor that Ray is restarting is waited for."""
 DEATH_S = 5.0
@@ -116,11 +118,13 @@ class RemoteStore:
 
     def _ask(self, method: str, *arguments: Any, **named: Any) -> Any:
         """One call. What was raised there is raised here. An actor that is being restarted is asked again: every call may be made twice, and a
-        rename that was made already is done."""
+        rename that was made already is done. One that hangs is a StoreError after ANSWER_S: no call waits for ever."""
         asked = time.monotonic()
         for attempt in itertools.count():
             try:
-                return ray.get(getattr(self._actor, method).remote(*arguments, **named))
+                return ray.get(getattr(self._actor, method).remote(*arguments, **named), timeout=ANSWER_S)
+            except GetTimeoutError as error:
+                raise StoreError(f"the store's actor hangs: {method} {arguments[0]} gave no answer within {ANSWER_S:g} s") from error
             except RayTaskError as error:
                 if attempt and method == "rename" and isinstance(error.cause, FileNotFoundError) and self._is_there(arguments[1]):
                     return None

@@ -10,7 +10,7 @@ from collections.abc import Awaitable
 
 import msgspec
 
-from actors.calls import outcome
+from actors.calls import is_death, outcome
 from actors.checkpoint_keeper import CheckpointKeeper
 from actors.evaluation_keeper import EvaluationKeeper
 from actors.fleet import Fleet
@@ -64,6 +64,15 @@ class Training:
                 return await self._follow(fleet.learners.run(fleet.queue.handle, start, evaluate_start=self._evaluations.wants(start.step)))
             except ActorError as error:
                 start = await self._start_learner_again(error)
+
+    async def start(self, *, is_fresh: bool) -> Version:
+        """The first learner of this process; one that is killed while it starts is started again. Returns the version to publish first."""
+        try:
+            return await self._fleet.start_learner(is_fresh=is_fresh)
+        except ActorError as error:
+            if not is_death(error):
+                raise
+            return await self._start_learner_again(error)
 
     async def _start_learner_again(self, error: ActorError) -> Version:
         while True:
@@ -127,7 +136,11 @@ class Training:
         self._facts.stepped(report.step, counts)
         self._fleet.learner_works()
         self._fleet.learner_waited_s += result.wait_s
-        removed = self._folder.write_rollouts(report.step, result.rollouts, keep_bytes=self._keep_rollouts_bytes)
+        try:
+            removed = self._folder.write_rollouts(report.step, result.rollouts, keep_bytes=self._keep_rollouts_bytes)
+        except OSError as error:
+            logger.warning("the rollouts of step=%d are not kept: %s", report.step, error)
+            removed = 0
         if removed:
             logger.info("rollouts of %d older steps were removed; run.keep_rollouts_gib is the limit", removed)
         self._folder.append(

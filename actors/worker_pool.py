@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Never, Protocol
 
-from actors.calls import outcome, outcome_within, started
+from actors.calls import is_death, outcome, outcome_within, started
 from actors.nodes import kill_actor
 from actors.restarts import Restarts
 from actors.service import Target, host_port
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 LEAVE_S = 30.0
 """A leaving worker gets this long to hand in and hand back; then it is killed, and its work is sampled again."""
 STOP_S = 20.0
+START_SILENCE_S = 120.0
+"""A process that loads an engine may not answer for a while; one that is stopped never does."""
 TICK_S = 0.5
 LEFT = "left"
 
@@ -43,6 +45,8 @@ class Worker:
     heard_at: float | None = None
     """When it last called the queue, as far as the queue says so; a restarted queue has heard nobody yet."""
     given_up: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    """Its `run` has returned or failed."""
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while it joins a sender of weights."""
 
@@ -139,7 +143,7 @@ class WorkerPool:
         self.place({f"{self.role}-{index}": None for index in range(number)})
 
     def place(self, places: Mapping[str, str | None]) -> None:
-        """There should be these replicas, on these nodes (None: anywhere). Whoever is not among them, or elsewhere, leaves."""
+        """There should be these replicas, on these nodes (None: anywhere). Whoever is not among them leaves."""
         self._places = dict(places)
         self._changed.set()
         self._placed.set()
@@ -163,16 +167,19 @@ class WorkerPool:
     async def leave(self, worker: Worker, *, within_s: float = LEAVE_S, cause: LossCause = LossCause.DRAINED) -> None:
         """Ask a worker to hand in, hand back and leave; give it up where it does not."""
         worker.is_leaving, worker.cause = True, cause
-        await self._hooks.leaves(worker)
-        try:
-            await outcome_within(within_s, worker.name, worker.handle.leave.remote())
-        except FiresteelError as error:
-            logger.warning("worker=%s does not leave by itself (%s): it is killed, its work is given to others", worker.name, error)
-            worker.give_up(cause)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._hooks.leaves(worker), name=f"tell of {worker.name}")
+            try:
+                async with asyncio.timeout(within_s):
+                    await outcome(worker.name, worker.handle.leave.remote())
+                    await worker.ended.wait()
+            except (FiresteelError, TimeoutError) as error:
+                logger.warning("worker=%s does not leave by itself (%s): it is killed, its work is given to others", worker.name, error)
+                worker.give_up(cause)
 
-    async def stop(self) -> None:
+    async def stop(self, *, asks: bool = True) -> None:
         """End everybody at once: the run is over."""
-        ends = [asyncio.ensure_future(self._end(worker)) for worker in self.alive]
+        ends = [asyncio.ensure_future(self._end(worker, asks=asks)) for worker in self.alive]
         if ends:
             await asyncio.wait(ends)
 
@@ -185,7 +192,7 @@ class WorkerPool:
                 try:
                     end = await self._live(worker)
                 except FiresteelError as failure:
-                    if self.fails_fast:
+                    if self.fails_fast and not (is_death(failure) or worker.given_up.is_set()):
                         raise
                     end, error = "", str(failure)
                     await self._bury(worker, error)
@@ -211,7 +218,7 @@ class WorkerPool:
 
     async def _live(self, worker: Worker) -> str:
         await self._hooks.expect(worker.name)
-        [worker.address] = await worker.unless_given_up(started([worker.name], [worker.handle.start.remote()]))
+        [worker.address] = await worker.unless_given_up(self._started(worker))
         await worker.unless_given_up(self._hooks.enter(worker))
         running = asyncio.ensure_future(outcome(worker.name, self._hooks.run(worker)))
         try:
@@ -223,9 +230,29 @@ class WorkerPool:
         finally:
             running.cancel()
 
+    async def _started(self, worker: Worker) -> Any:
+        """The answer of its `start`. Raises ActorError where it was there and gives no sign of life any more."""
+        starting = asyncio.ensure_future(started([worker.name], [worker.handle.start.remote()]))
+        watching = asyncio.ensure_future(self._watch_start(worker))
+        try:
+            await asyncio.wait([starting, watching], return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                watching.result()
+            return await starting
+        finally:
+            starting.cancel()
+            watching.cancel()
+
+    async def _watch_start(self, worker: Worker) -> None:
+        await outcome(worker.name, worker.handle.alive.remote())  # as long as its place takes to come
+        while True:
+            await outcome_within(START_SILENCE_S, worker.name, worker.handle.alive.remote())
+            await asyncio.sleep(TICK_S)
+
     async def _bury(self, worker: Worker, error: str | None) -> None:
         """Nothing of this worker is left, and everybody knows it; who comes after it is announced before."""
         worker.is_standing = False
+        worker.ended.set()
         if worker.replica in self._places and not self._is_over:
             await self._hooks.expect(worker_name(worker.replica, worker.incarnation + 1))
         if self._workers.get(worker.replica) is worker:

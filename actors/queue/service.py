@@ -189,13 +189,16 @@ class QueueService:
         self._metrics_port = self._metrics_port or self._metrics.registry.serve(self._metrics_bind)
         return self._metrics_port
 
+    async def keep_alive(self) -> None:
+        """The controller owns the run, as its lock has just proved: where it stops saying so, nothing is acknowledged any more."""
+        self._controller_heard_at = self._clock()
+
     async def counts(self) -> bytes:
         """`QueueCounts`."""
         return pack(self._queue.counts())
 
     async def status(self) -> bytes:
-        """`QueueStatus`. The controller asks all the time: where it falls silent, nothing is acknowledged any more (`_durable`)."""
-        self._controller_heard_at = self._clock()
+        """`QueueStatus`."""
         return pack(
             QueueStatus(
                 counts=self._queue.counts(),

@@ -59,8 +59,11 @@ class House:
             cast(Plan, SimpleNamespace(evaluation=PROMPTS)),
             generators=cast(WorkerPool, SimpleNamespace(standing=self.workers)),
             verifiers=cast(WorkerPool, SimpleNamespace(standing=[worker("verifier-0", FakeVerifier())])),
-            take=self.results.extend,
+            take=self._take,
         )
+
+    async def _take(self, found: list[EvaluationResult]) -> None:
+        self.results.extend(found)
 
     @property
     def versions(self) -> list[str]:

@@ -160,13 +160,15 @@ def test_nothing_is_acknowledged_while_the_controller_is_silent_for_too_long() -
         clock = Clock()
         service = QueueService(pack(replace(setup_of(), tick_s=0.0)), clock)
         (lease,) = await leased(service, 0)
-        await service.status()
+        await service.keep_alive()
         clock.now += 25.0
         handing_in = asyncio.ensure_future(service.put("g0", pack(rollouts_of(lease))))
         for _ in range(20):
             await asyncio.sleep(0)
         assert not handing_in.done()
         await service.status()
+        assert not handing_in.done()
+        await service.keep_alive()
         assert all(result.is_accepted for result in unpack(await handing_in, list[PutResult]))
 
     within_seconds(law())

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 import pytest
 import ray
 
+from actors.blueprints import STORE_CALLS, Blueprints
+from actors.cluster import Cluster
 from actors.store_actor import RemoteStore, StoreActor, StoreAddress, open_store
+from rlvr.config import Config
 from rlvr.errors import StoreError
 from rlvr.store import FolderStore, ObjectStore
 
@@ -60,6 +64,34 @@ def test_a_killed_actor_that_ray_restarts_is_waited_for(actor: Any) -> None:
     os.kill(ray.get(actor.alive.remote()), signal.SIGKILL)
     store.write("b", b"2")
     assert [entry.name for entry in store.list("")] == ["a", "b"]
+
+
+def test_an_actor_that_hangs_holds_no_caller_for_ever(actor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, pid = RemoteStore(actor), ray.get(actor.alive.remote())
+    monkeypatch.setattr("actors.store_actor.ANSWER_S", 0.5)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        asked = time.monotonic()
+        with pytest.raises(StoreError, match=r"hangs: write a gave no answer within 0.5 s"):
+            store.write("a", b"1")
+        assert time.monotonic() - asked < 10.0
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    monkeypatch.undo()
+    store.write("b", b"2")
+    assert store.read("b") == b"2"
+
+
+def test_a_runs_store_actor_has_few_threads(ray_session: None, tmp_path: Path) -> None:
+    address = StoreAddress(kind="folder", where=str(tmp_path), is_shared=False, node_id="")
+    cluster = Cluster(address="", namespace="", is_ours=True, num_gpus=0)
+    blueprints = Blueprints(Config(), None, cluster, store=address, journal="")  # type: ignore[arg-type]  # a store needs no plan
+    blueprints.make_store()
+    try:
+        pid = ray.get(blueprints.store_actor.alive.remote())
+        assert STORE_CALLS <= len(list(Path(f"/proc/{pid}/task").iterdir())) < 256
+    finally:
+        ray.kill(blueprints.store_actor)
 
 
 def test_an_actor_that_is_gone_for_good_is_an_error(actor: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ class FakeActor:
         self.killed = False
         self.answers_leave = True
         self._starts = starts
-        for method in ("start", "run", "leave", "stop"):
+        for method in ("start", "run", "leave", "stop", "alive"):
             setattr(self, method, SimpleNamespace(remote=getattr(self, f"_{method}")))
 
     async def _start(self) -> Any:
@@ -41,6 +41,7 @@ class FakeActor:
         self.ends.set_result("left")
 
     async def _stop(self) -> None: ...
+    async def _alive(self) -> None: ...
 
     def die(self) -> None:
         self.ends.set_exception(ActorError(f"{self.name} died"))
