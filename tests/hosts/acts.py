@@ -21,7 +21,10 @@ IN_MID_BROADCAST = 150_000
 DRAIN_S = 60
 IN_FLIGHT = 3
 STALENESS = 2
-SETTINGS = ("run.num_steps=100000", 'generators.count="auto"', "generators.max_tokens_per_second=300", "rollout.max_completion_tokens=100")
+SETTINGS = (
+    "run.num_steps=100000", 'generators.count="auto"', "generators.max_tokens_per_second=300", "rollout.group_size=16",
+    "rollout.max_completion_tokens=100",
+)  # fmt: skip
 
 
 @dataclass
@@ -133,9 +136,13 @@ class Play:
         self.run.reach(self.run.step + 10, within_s=PATIENTLY_S)
 
     def stops_in_flight(self, engine: int, replica: str) -> bool:
-        """Stop an engine; True where it holds unfinished completions, else it goes on."""
+        """Stop an engine; True where it holds completions that it has begun, else it goes on."""
+        finished, in_flight = "rlvr_rollouts_generated_total", "rlvr_requests_in_flight"
+        before = self.run.measured(replica, finished)
+        if self.run.measured(replica, in_flight) < IN_FLIGHT:
+            return False
         os.kill(engine, signal.SIGSTOP)
-        if self.run.measured(replica, "rlvr_requests_in_flight") >= IN_FLIGHT:
+        if self.run.measured(replica, finished) == before and self.run.measured(replica, in_flight) >= IN_FLIGHT:
             return True
         os.kill(engine, signal.SIGCONT)
         return False
