@@ -84,7 +84,7 @@ def test_an_actor_that_hangs_holds_no_caller_for_ever(actor: Any, monkeypatch: p
 
 def test_a_runs_store_actor_has_few_threads(ray_session: None, tmp_path: Path) -> None:
     address = StoreAddress(kind="folder", where=str(tmp_path), is_shared=False, node_id="")
-    cluster = Cluster(address="", namespace="", is_ours=True, num_gpus=0)
+    cluster = Cluster(address="", namespace="test", is_ours=True, num_gpus=0)
     blueprints = Blueprints(Config(), None, cluster, store=address, journal="")  # type: ignore[arg-type]  # a store needs no plan
     blueprints.make_store()
     try:
