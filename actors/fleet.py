@@ -1,26 +1,26 @@
 """Every part of one run: started, watched, replaced, scaled, ended.
 
 Owns the parts and what they have to be told of each other: who receives weights, whose work the queue gives to others, who evaluates. Called by
-the controller, which decides what a run does next; knows no batch and no summary. Each endless loop raises where a part cannot be kept alive.
+the controller, which decides what a run does next; knows no batch and no summary. `actors.fleet_watch` looks after the parts while they work.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Never
+from typing import Any
 
-from actors import nodes
 from actors.blueprints import Blueprints
 from actors.calls import STILL_WAITING_S, outcome_within
 from actors.cluster import metrics_host
 from actors.engine_settings import BroadcastAddress
 from actors.evaluation_keeper import EvaluationKeeper
+from actors.fleet_watch import FleetWatch
 from actors.learner_group import LearnerGroup
 from actors.queue.producers import GENERATOR, VERIFIER
 from actors.queue_keeper import QueueKeeper
 from actors.restarts import Restarts
-from actors.scaling import Look, Seat, check_asked, follow_nodes, is_full, next_count, seats_by_replica, trimmed
+from actors.scaling import check_asked
 from actors.service import Target
 from actors.worker_pool import Worker, WorkerPool
 from learner.version_log import versions
@@ -32,13 +32,8 @@ from rlvr.store import Store
 
 logger = logging.getLogger(__name__)
 
-WATCH_S = 0.5
-NODES_S = 2.0
-LOOK_S = 5.0
 LOG_S = 300.0
 """A whole version comes from the store within this, or its generator starts with the next broadcast of a new process."""
-AWAITED = "generator-awaited"
-"""Stands for generators whose nodes have not come yet."""
 
 Event = Callable[..., None]
 
@@ -76,11 +71,9 @@ class Fleet:
         """How long the learner has waited for batches so far; the controller counts it."""
         self._sender: tuple[str, int] | None = None
         self._receiving: dict[str, Worker] = {}
+        self.replaced: set[str] = set()
+        """Workers that are not to come back."""
         self._learner_lost_at: float | None = None
-        self._seats: dict[Seat, str] = {}
-        self._looks: list[Look] = []
-        self._count_changed_at = 0.0
-        self._nodes_missed_at: float | None = None
 
     @property
     def targets(self) -> list[Target]:
@@ -129,9 +122,7 @@ class Fleet:
             "queue-watch": self.queue.watch(),
             "generators": self.generators.run(),
             "verifiers": self.verifiers.run(),
-            "silence": self._watch_silence(),
-            "nodes": self._follow_nodes(),
-            "scaling": self._scale_by_metrics(),
+            **FleetWatch(self, self._blueprints, metrics=self._metrics, event=self._event).loops(),
         }
 
     async def start_learner(self, *, is_fresh: bool) -> Version:
@@ -227,12 +218,17 @@ class Fleet:
         self._event(kind, part=role, name=worker.name, cause=worker.cause, error=error)
         if error is not None:
             self._metrics.counter("rlvr_restarts_total", part=role, cause=worker.cause).inc()
-        try:
-            await self.queue.client.lost(worker.name)
-        except FiresteelError as failure:
-            logger.info("the queue does not hear that worker=%s is gone (%s): its silence will say so", worker.name, failure)
+        self.replaced.add(worker.name)
+        await self.lose(worker.name)
         if role == GENERATOR:
             await self._tell_members()
+
+    async def lose(self, name: str) -> None:
+        """The queue gives this worker's work to others, and refuses it from now on."""
+        try:
+            await self.queue.client.lost(name)
+        except FiresteelError as failure:
+            logger.info("the queue does not hear that worker=%s is gone (%s): it hears it again", name, failure)
 
     @property
     def is_training(self) -> bool:
@@ -280,90 +276,6 @@ class Fleet:
             await self.learners.set_members(receivers)
         except FiresteelError as error:
             logger.info("the learner does not hear who receives (%s); it will when it is back", error)
-
-    # --- loops
-
-    async def _watch_silence(self) -> Never:
-        """Finds workers that live and work no more: the queue has not heard of them for too long, and may have struck them off already."""
-        incarnation: int | None = None
-        while True:
-            self.queue.changed.clear()
-            await self.queue.changed.wait()
-            status = self.queue.status
-            assert status is not None
-            silent_s = {producer.name: producer.silent_s for producer in status.producers}
-            now = time.monotonic()
-            for worker in [worker for pool in (self.generators, self.verifiers) for worker in pool.standing]:
-                if worker.name in silent_s:
-                    worker.heard_at = now - silent_s[worker.name]
-                elif worker.heard_at is None or status.incarnation != incarnation:  # a queue that was just restarted knows nobody yet
-                    worker.heard_at = now
-                if now - worker.heard_at >= self._config.queue.silence_s and not worker.is_leaving:
-                    worker.give_up(LossCause.HUNG)
-            incarnation = status.incarnation
-            self._show()
-            await asyncio.sleep(WATCH_S)
-
-    def _show(self) -> None:
-        for pool in (self.generators, self.verifiers):
-            self._metrics.gauge("rlvr_actors", part=pool.role).set(len(pool.standing))
-            self._metrics.gauge("rlvr_actors_wanted", part=pool.role).set(pool.wanted)
-        self._metrics.gauge("rlvr_actors", part="learner").set(len(self.learners.handles) if self.learners.is_loaded else 0)
-        self._metrics.gauge("rlvr_actors_wanted", part="learner").set(self._config.learner.ranks)
-        self._metrics.gauge("rlvr_actors", part="queue").set(1)
-        self._metrics.gauge("rlvr_actors_wanted", part="queue").set(1)
-
-    async def _follow_nodes(self) -> Never:
-        """Workers leave nodes that go away; with generators.count = "auto" there is an engine for each place of a labelled node."""
-        settings = self._config.generators
-        while True:
-            there = await asyncio.to_thread(nodes.live_nodes)
-            leaving = {node.id for node in there if node.is_draining}
-            self._metrics.gauge("rlvr_nodes_draining").set(len(leaving))
-            if settings.count == "auto":
-                self._seats = follow_nodes(
-                    there,
-                    self._seats,
-                    labels=settings.labels,
-                    device=self._blueprints.device,
-                    tensor_parallel=settings.tensor_parallel,
-                    most=settings.max,
-                )
-                self.generators.place(seats_by_replica(self._seats))
-                await self._await_nodes()
-            async with asyncio.TaskGroup() as leaves:
-                for pool in (self.generators, self.verifiers):
-                    for worker in pool.standing:
-                        if worker.address.node_id in leaving and not worker.is_leaving:
-                            self._event("draining", part=pool.role, name=worker.name, node=worker.address.node_id)
-                            leaves.create_task(pool.leave(worker))
-            await asyncio.sleep(NODES_S)
-
-    async def _await_nodes(self) -> None:
-        """Without a node for generators the run waits: the learner hears that some are expected, and people that there is none."""
-        if self._seats:
-            self._nodes_missed_at = None
-            return
-        if self._nodes_missed_at is None or time.monotonic() - self._nodes_missed_at > STILL_WAITING_S:
-            self._nodes_missed_at = time.monotonic()
-            logger.warning("no live Ray node matches generators.labels: the run waits until one comes")
-        await self.queue.client.expect(AWAITED, role=GENERATOR)
-
-    async def _scale_by_metrics(self) -> Never:
-        """With generators.scaling = "metrics": one generator more or fewer, as the last minutes say."""
-        settings = self._config.generators
-        while True:
-            await asyncio.sleep(LOOK_S)
-            status = self.queue.status
-            if settings.scaling != "metrics" or status is None or not self.is_training:
-                continue
-            now = time.monotonic()
-            self._looks = [*trimmed(self._looks, now), Look(now, self.learner_waited_s, is_full(status.counts.slots, status.counts.capacity))]
-            wanted = next_count(self.generators.wanted, self._looks, changed_at_s=self._count_changed_at, least=settings.min, most=settings.max)
-            if wanted != self.generators.wanted:
-                self._count_changed_at = now
-                self._event("scaled", part=GENERATOR, wanted=wanted, before=self.generators.wanted, by="metrics")
-                self.generators.count(wanted)
 
     def _lost_queue(self, error: str) -> None:
         self._metrics.counter("rlvr_restarts_total", part="queue", cause=LossCause.DIED).inc()

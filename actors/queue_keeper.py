@@ -119,6 +119,7 @@ class QueueKeeper:
 
     async def _wait_for_restart(self, error: Exception) -> None:
         noticed = time.monotonic()
+        self._identity = None  # of the process that is gone: nothing else may be killed by its number
         self._lost(f"{type(error).__name__}")
         wait_s = self._restarts.died("queue", error)
         logger.warning("the queue is lost; it is restarted from its journal in %.1f s", wait_s)

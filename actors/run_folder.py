@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import shutil
+from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +31,8 @@ ROLLOUTS = "rollouts"
 SUMMARY = "summary.json"
 FAILURE = "failure.txt"
 ADDRESS = "run.json"
+UNWRITTEN_MOST = 10_000
+"""Lines that wait for room on a full disk; beyond that the oldest are lost."""
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._unwritten: deque[tuple[str, bytes]] = deque(maxlen=UNWRITTEN_MOST)
 
     @classmethod
     def create(cls, path: Path, config: Config) -> "RunFolder":
@@ -93,14 +97,24 @@ class RunFolder:
         shutil.rmtree(self.path)
 
     def append(self, name: str, record: Any) -> None:
-        """Add one JSON line to metrics, evaluations or events. A last line that a crash or a full disk has cut is taken away first."""
+        """Add one JSON line to metrics, evaluations or events. Where the disk is full it waits in memory for the next one, which is said aloud."""
+        self._unwritten.append((name, msgspec.json.encode(record) + b"\n"))
+        try:
+            while self._unwritten:
+                self._add(*self._unwritten[0])
+                self._unwritten.popleft()
+        except OSError as error:
+            logger.warning("%d lines of %s wait for room: %s", len(self._unwritten), self.path, error)
+
+    def _add(self, name: str, line: bytes) -> None:
+        """A last line that a crash or a full disk has cut is taken away first."""
         with (self.path / name).open("a+b") as file:
             end = file.seek(0, os.SEEK_END)
             if end:
                 file.seek(end - 1)
                 if file.read(1) != b"\n":
                     _cut_torn_line(self.path / name)
-            file.write(msgspec.json.encode(record) + b"\n")
+            file.write(line)
 
     def event(self, kind: str, **facts: Any) -> None:
         """Add what happened, with the time, to events.jsonl."""

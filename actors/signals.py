@@ -7,9 +7,16 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def exit_on_sigterm() -> None:
+    """Until a run has handlers of its own, SIGTERM ends this process with 143, and what it has begun is ended on the way. To be said again after Ray
+    was started, which would exit with 15."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
 
 
 class Signals:

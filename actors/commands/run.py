@@ -25,6 +25,7 @@ from actors.resume import Finished, Mode, OpenRun, Resume, Start, decide, open_r
 from actors.run_folder import EVALUATIONS, RunFolder
 from actors.run_place import check_can_create, store_root
 from actors.service import check_port
+from actors.signals import exit_on_sigterm
 from actors.store_actor import StoreAddress
 from actors.summary import Summary
 from rlvr import config_rules
@@ -58,6 +59,7 @@ def train(config: Config, decided: Start | Resume, *, console: Console) -> tuple
 
     Returns the summary, the run folder, and the exit code of the signal that interrupted it, if one did.
     """
+    exit_on_sigterm()
     if isinstance(decided, Start):
         check_can_create(decided.run_dir, config)
     check_port(config.metrics.bind, config.metrics.port)
@@ -66,6 +68,7 @@ def train(config: Config, decided: Start | Resume, *, console: Console) -> tuple
     guard = None if os.environ.get("RAY_ADDRESS") else orphan_guard.start(uuid.uuid4().hex)
     try:
         joined = cluster.connect(config, namespace=f"firesteel-{config.run.name}-{os.getpid()}")
+        exit_on_sigterm()
         try:
             warn_of_loopback(config, joined)
             opened = open_run(decided, config)

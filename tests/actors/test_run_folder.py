@@ -171,3 +171,22 @@ def test_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
 
 def test_a_run_name_makes_a_folder_name() -> None:
     assert default_path("pi_1/new run").name.startswith("pi_1-new-run-")
+
+
+def test_a_line_that_finds_no_room_is_written_with_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path)
+    add, is_full = folder._add, True
+
+    def add_where_there_is_room(name: str, line: bytes) -> None:
+        if is_full:
+            raise OSError(28, "No space left on device")
+        add(name, line)
+
+    monkeypatch.setattr(folder, "_add", add_where_there_is_room)
+    folder.append("metrics.jsonl", {"step": 1})
+    folder.event("checkpoint", step=1)
+    assert folder.read("metrics.jsonl") == []
+    is_full = False
+    folder.append("metrics.jsonl", {"step": 2})
+    assert [line["step"] for line in folder.read("metrics.jsonl")] == [1, 2]
+    assert [line["event"] for line in folder.read("events.jsonl")] == ["checkpoint"]
