@@ -5,6 +5,7 @@ driver's process waits for an actor; knows no actor.
 """
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Awaitable, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import ray
 
+from rlvr import errors
 from rlvr.errors import ActorError, Closed, FiresteelError, UserError
 
 logger = logging.getLogger(__name__)
@@ -31,13 +33,25 @@ async def outcome(name: str, call: Awaitable[Any]) -> Any:
 
 def translated(name: str, error: ray.exceptions.RayError) -> FiresteelError:
     """Ray's error in our words: the user's mistake and the queue's end stay what they are."""
+    kind, text = _raised_there(error)
+    if issubclass(kind, UserError):
+        return UserError(text)
+    if issubclass(kind, Closed):
+        return Closed(text)
+    first = next((line for line in text.strip().splitlines() if line.strip()), kind.__name__)
+    return ActorError(f"{name} failed: {kind.__name__}: {first}")
+
+
+def _raised_there(error: ray.exceptions.RayError) -> tuple[type[BaseException], str]:
+    """Class and text of what the actor raised. Of what its constructor raised Ray brings the traceback alone, which ends in both."""
+    if isinstance(error, ray.exceptions.RayActorError) and error.actor_init_failed:
+        lines = str(error).rpartition("ray::")[2].splitlines()[1:]  # behind the last header: frames, indented, then the error
+        last = "\n".join(itertools.dropwhile(lambda line: line.startswith("  "), lines))
+        kind, _, text = last.partition(": ")
+        module, _, ours = kind.rpartition(".")
+        return (getattr(errors, ours), text) if module == errors.__name__ else (type(error), last or str(error))
     cause = first_error(getattr(error, "cause", None) or error)
-    if isinstance(cause, UserError):
-        return UserError(str(cause))
-    if isinstance(cause, Closed):
-        return Closed(str(cause))
-    first = next((line for line in str(cause).strip().splitlines() if line.strip()), type(cause).__name__)
-    return ActorError(f"{name} failed: {type(cause).__name__}: {first}")
+    return type(cause), str(cause)
 
 
 async def outcome_within(seconds: float, name: str, call: Awaitable[Any]) -> Any:
