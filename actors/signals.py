@@ -13,10 +13,22 @@ from collections.abc import Iterator
 CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def exit_on_sigterm() -> None:
-    """Until a run has handlers of its own, SIGTERM ends this process with 143, and what it has begun is ended on the way. To be said again after Ray
-    was started, which would exit with 15."""
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+@contextlib.contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends this process with 143 while something is started here, and what was begun is ended on the way. Ray would exit with 15."""
+
+    def leave(number: int, _frame: object = None) -> None:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    except SystemExit as ended:
+        if ended.code == signal.SIGTERM:  # by the handler that Ray has put in place of ours
+            leave(signal.SIGTERM)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, leave)
 
 
 class Signals:

@@ -59,16 +59,16 @@ def train(config: Config, decided: Start | Resume, *, console: Console) -> tuple
 
     Returns the summary, the run folder, and the exit code of the signal that interrupted it, if one did.
     """
-    exit_on_sigterm()
-    if isinstance(decided, Start):
-        check_can_create(decided.run_dir, config)
-    check_port(config.metrics.bind, config.metrics.port)
-    plan = prepare(config)
-    check_sandbox(config)
+    with exit_on_sigterm():
+        if isinstance(decided, Start):
+            check_can_create(decided.run_dir, config)
+        check_port(config.metrics.bind, config.metrics.port)
+        plan = prepare(config)
+        check_sandbox(config)
     guard = None if os.environ.get("RAY_ADDRESS") else orphan_guard.start(uuid.uuid4().hex)
     try:
-        joined = cluster.connect(config, namespace=f"firesteel-{config.run.name}-{os.getpid()}")
-        exit_on_sigterm()
+        with exit_on_sigterm():
+            joined = cluster.connect(config, namespace=f"firesteel-{config.run.name}-{os.getpid()}")
         try:
             warn_of_loopback(config, joined)
             opened = open_run(decided, config)
