@@ -50,6 +50,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     incarnations: int
     segments: int
     missing_segments: int
+    """Numbers between two segments that nobody has, and one more where no segment is there at all."""
     torn_bytes: int
     corrupt: int
     witnesses: int
@@ -60,7 +61,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_clean(self) -> bool:
         faults = (self.lost, self.duplicates, self.consumed_twice, self.changed_batches, self.staleness_violations, self.contract_violations)
-        return not any(faults) and not self.corrupt
+        return not any(faults) and not self.corrupt and not self.missing_segments
 
 
 def audit(store: Path, run: Path, *, witnesses: Collection[str] = ()) -> Report:
@@ -74,6 +75,10 @@ def audit(store: Path, run: Path, *, witnesses: Collection[str] = ()) -> Report:
     findings = books.findings
     for text in journal.corrupt:
         findings.add("corrupt", text)
+    for number in journal.missing:
+        findings.add("missing", f"segment {number:08d} is neither in the journal nor in its archive")
+    if not journal.segments:
+        findings.add("missing", f"{store / JOURNAL} has no segment: there is no run to audit")
     for rollout_id in witnesses:
         if rollout_id not in books.accepted and rollout_id not in evidence.cut_ids:
             books.lose(rollout_id, "was in the journal once and is not any more")
@@ -99,6 +104,11 @@ def compare_trained(books: Books, evidence: Evidence, findings: Findings) -> int
     for step in evidence.checkpoints:
         if step > books.reached:
             findings.add("contract", f"there is a checkpoint of step {step}, whose batch the journal has never handed out")
+    if evidence.checkpoints and books.committed > min(evidence.checkpoints):
+        oldest = min(evidence.checkpoints)
+        findings.add(
+            "contract", f"step {books.committed} is committed, and the oldest checkpoint, from which a run may have to go on, is of {oldest}"
+        )
     return len(evidence.kept)
 
 
@@ -119,7 +129,7 @@ def _report(journal: Journal, books: Books, findings: Findings, *, witnesses: in
         lineages=books.lineage + 1,
         incarnations=books.incarnation + 1,
         segments=len(journal.segments),
-        missing_segments=len(journal.missing),
+        missing_segments=findings.count("missing"),
         torn_bytes=journal.torn_bytes,
         corrupt=findings.count("corrupt"),
         witnesses=witnesses,

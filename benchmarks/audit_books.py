@@ -65,11 +65,15 @@ class Books:
         self.handed_out: set[tuple[int, int]] = set()
         self.step = self.reached = self.committed = self.lineage = self.incarnation = self.staleness_max = 0
         self.lost: set[str] = set()
+        self.held: set[str] = set()
+        """What the books still owe to somebody, lost ids among them: accepted, and neither consumed nor dropped."""
         self.is_finished = False
         self._max_staleness = max_staleness
         self._order = order
         self._exempt = exempt
         self._consumed_in: dict[str, int] = {}
+        self._times_consumed: Counter[str] = Counter()
+        self._has_begun = False
         self._readers: dict[str, Callable[[str, Entry], None]] = {
             "header": self._header, "accepted": self._accepted, "judged": self._judged, "dropped": self._dropped, "batch": self._batch,
             "leased": self._leased, "rolled_back": self._rolled_back, "committed": self._committed, "snapshot": self._snapshot,
@@ -79,11 +83,6 @@ class Books:
     @property
     def consumed(self) -> set[str]:
         return {rollout_id for ids in self.batches.values() for rollout_id in ids}
-
-    @property
-    def held(self) -> set[str]:
-        """What the books still owe to somebody, lost ids among them."""
-        return self.accepted.keys() - self.consumed - self.dropped.keys()
 
     @property
     def dropped_by_reason(self) -> Counter[str]:
@@ -120,8 +119,9 @@ class Books:
             self.findings.add("lost", f"{rollout_id} {why}")
 
     def _header(self, place: str, entry: Entry) -> None:
-        if entry["incarnation"] < self.incarnation:
+        if self._has_begun and not 0 <= entry["incarnation"] - self.incarnation <= 1:
             self.findings.add("contract", f"{place}: incarnation {entry['incarnation']} after {self.incarnation}")
+        self._has_begun = True
         if entry["lineage"] != self.lineage:
             self.findings.add("contract", f"{place}: a segment of lineage {entry['lineage']} begins in lineage {self.lineage}")
         self.incarnation = max(self.incarnation, entry["incarnation"])
@@ -133,6 +133,7 @@ class Books:
         if rollout["id"] in self.accepted:
             self.findings.add("duplicates", f"{place}: {rollout['id']} is accepted again")
         self.accepted[rollout["id"]] = AcceptedRollout(spans)
+        self._settle(rollout["id"])
 
     def _judged(self, place: str, entry: Entry) -> None:
         verdict = entry["verdict"]
@@ -147,6 +148,7 @@ class Books:
         if rollout_id in self._consumed_in:
             self.findings.add("contract", f"{place}: {rollout_id} is dropped, and was in the batch of step {self._consumed_in[rollout_id]}")
         self.dropped[rollout_id] = entry["reason"]
+        self._settle(rollout_id)
 
     def _leased(self, place: str, entry: Entry) -> None:
         if entry["kind"] == "sampling":
@@ -170,7 +172,10 @@ class Books:
             self.findings.add("contract", f"{place}: batch {step} follows batch {self.step}")
         for rollout_id in ids:
             self._train(place, step, rollout_id)
+        self._forget_batch(step)
         self.batches[step] = self.last_ids[step] = ids
+        self._times_consumed.update(ids)
+        self.held.difference_update(ids)
         self.handed_out.add((step, lineage))
         self.step, self.reached = step, max(self.reached, step)
 
@@ -197,8 +202,23 @@ class Books:
             self.findings.add("contract", f"{place}: lineage {lineage} follows {self.lineage}")
         if not self.committed <= step <= self.step:
             self.findings.add("contract", f"{place}: rolled back to step {step}, which is not between {self.committed} (committed) and {self.step}")
-        self.batches = {known: ids for known, ids in self.batches.items() if known <= step}
+        for undone in [known for known in self.batches if known > step]:
+            self._forget_batch(undone)
         self.step, self.lineage = step, lineage
+
+    def _forget_batch(self, step: int) -> None:
+        """The batch of this step, if there is one, is consumed no more."""
+        ids = self.batches.pop(step, ())
+        self._times_consumed.subtract(ids)
+        for rollout_id in ids:
+            self._settle(rollout_id)
+
+    def _settle(self, rollout_id: str) -> None:
+        """Whether the id is held, after something happened to it."""
+        if rollout_id in self.accepted and rollout_id not in self.dropped and self._times_consumed[rollout_id] <= 0:
+            self.held.add(rollout_id)
+        else:
+            self.held.discard(rollout_id)
 
     def _committed(self, place: str, entry: Entry) -> None:
         if entry["step"] > self.reached:

@@ -137,6 +137,7 @@ def claims_of(outcome: Outcome, *, kills: int) -> list[Claim]:
         "rollouts that trained beyond the staleness bound": report.staleness_violations,
         "other breaches of the queue's contract": report.contract_violations,
         "damaged places in the journal that are no torn tail": report.corrupt,
+        "segments of the journal that are missing": report.missing_segments,
         "hangs": len(campaign.hangs),
         "ends that nobody asked for": len(campaign.ends),
         "processes, sockets and shared-memory files left behind": outcome.leftovers.number,

@@ -246,6 +246,60 @@ def test_a_segment_that_is_gone_is_missed(run: HandMade) -> None:
     assert not report.is_clean
 
 
+def test_a_vanished_segment_that_nothing_later_refers_to_is_no_clean_journal(run: HandMade) -> None:
+    run.begin_segment()
+    gone = run.file
+    run.accept(ids_of(4), "0.2")
+    run.begin_segment()
+    gone.unlink()
+    report = report_of(run)
+    assert (report.missing_segments, report.lost, report.contract_violations) == (1, 0, 0)
+    assert not report.is_clean
+    assert report.findings["missing"] == (f"segment {2:08d} is neither in the journal nor in its archive",)
+
+
+def test_an_incarnation_that_left_no_header_is_found(run: HandMade) -> None:
+    run.incarnation += 1
+    run.restart_queue()
+    report = report_of(run)
+    assert (report.missing_segments, report.contract_violations) == (0, 1)
+
+
+def test_a_journal_whose_oldest_segments_were_removed_may_begin_with_any_incarnation(tmp_path: Path) -> None:
+    run = HandMade(tmp_path)
+    gone = run.file
+    run.incarnation += 1
+    run.restart_queue()
+    gone.unlink()
+    assert report_of(run).is_clean
+
+
+def test_a_store_without_a_journal_is_not_clean(run: HandMade, tmp_path: Path) -> None:
+    report = audit(tmp_path / "nowhere", tmp_path)
+    assert (report.segments, report.missing_segments, report.is_clean) == (0, 1, False)
+
+
+def test_a_commit_beyond_the_oldest_checkpoint_is_found(run: HandMade) -> None:
+    for step in (1, 2):
+        run.checkpoint(step)
+    run.entry("committed", step=1)
+    assert report_of(run).is_clean
+    run.entry("committed", step=2)  # the newest of those that are kept
+    assert report_of(run).contract_violations == 1
+
+
+def test_what_is_held_is_what_no_batch_has_and_nobody_dropped(run: HandMade) -> None:
+    """Counted entry by entry; a roll-back gives the ids of its batches back, once."""
+    run.judge(ids_of(3))
+    run.batch(3, ids_of(3))
+    run.roll_back(1)
+    assert report_of(run).held == 8
+    run.hand_out(2, "0.1")
+    run.drop(ids_of(3)[0])
+    report = report_of(run)
+    assert (report.held, report.consumed) == (3, 8)
+
+
 def test_without_a_configuration_nothing_is_audited(run: HandMade) -> None:
     (run.folder / "config.toml").unlink()
     with pytest.raises(FileNotFoundError, match="configuration"):
