@@ -4,6 +4,7 @@ Owns the refusals, which keys of a run file may change between one process of a 
 its history, its folder. Called by `firesteel run`; knows no Ray.
 """
 
+import contextlib
 import fnmatch
 import logging
 import re
@@ -14,14 +15,17 @@ from typing import Any, Literal
 
 import msgspec
 
+from actors.journal import reading as journal_reading
+from actors.journal.files import ObjectFiles
 from actors.run_folder import RunFolder
 from actors.run_history import CONFIG, FACTS, FactsSoFar, decode_facts, pull_history, push_history, read_history
 from actors.run_lock import STALE_S, LockReading, LockState, RunLock, read_lock
 from actors.run_place import LOCK_FILES, check_can_create, default_path, open_run_store, store_root
+from learner import checkpoint_files
 from rlvr.config import Config
 from rlvr.config_file import parse_config
 from rlvr.errors import ConfigError, FiresteelError, StoreError, UserError
-from rlvr.store import FolderStore, Store
+from rlvr.store import FolderStore, Store, open_root
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +75,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing is there: a new run."""
 
     run_dir: Path
+    silent: str = ""
+    """As of Resume: of an owner that died before it had written anything else."""
 
 
 class Resume(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +124,13 @@ class OpenRun:
         if self.before is not None or self._is_mirrored:
             self.lock.release()
 
+    def release(self) -> None:
+        """The run is over for this process. A store that fails now takes nothing from what was done: the lock falls silent in STALE_S."""
+        try:
+            self.lock.release()
+        except StoreError as error:
+            logger.warning("the run's lock could not be given back; others take it as silent after %.0f s: %s", STALE_S, error)
+
 
 def decide(mode: Mode | None, config: Config, run_dir: Path | None, *, say: Callable[[str], None] = logger.warning) -> Start | Resume | Finished:
     """What `firesteel run` does, before anything is touched. Raises UserError, one sentence, where it is refused.
@@ -127,9 +140,9 @@ def decide(mode: Mode | None, config: Config, run_dir: Path | None, *, say: Call
     if mode is None:
         return Start(run_dir=run_dir or default_path(config.run.name))
     path = _run_dir(mode, config, run_dir)
-    if path is None or not _holds_run(mode, config, path):
-        return Start(run_dir=path or default_path(config.run.name))
-    decided = _judge(mode, config, path)
+    if path is None:
+        return Start(run_dir=default_path(config.run.name))
+    decided = _decided(mode, config, path)
     store = open_run_store(config, path)
     if isinstance(decided, Finished) or not (reading := _read_lock(store)).lock:
         return decided
@@ -137,47 +150,65 @@ def decide(mode: Mode | None, config: Config, run_dir: Path | None, *, say: Call
         raise UserError(f"{_where(config, path)}: the run is going: {reading.sentence}; `firesteel stop` ends it")
     if reading.state is LockState.ALIVE:
         silent = _wait_for_owner(store, reading, where=_where(config, path), say=say)
-        decided = _judge(mode, config, path)  # the owner may have finished meanwhile
-        return msgspec.structs.replace(decided, silent=silent) if isinstance(decided, Resume) else decided
+        decided = _decided(mode, config, path)  # the owner may have finished meanwhile, or have begun
+        return decided if isinstance(decided, Finished) else msgspec.structs.replace(decided, silent=silent)
     return decided
 
 
 def open_run(decided: Start | Resume, config: Config) -> OpenRun:
-    """Own the run and make its folder ready: the first thing that is written. Raises UserError where somebody else was faster."""
+    """Own the run and make its folder ready: the first thing that is written. Raises UserError where somebody else was faster.
+
+    Whatever it raises, the run is nobody's again.
+    """
     path, is_mirrored = decided.run_dir, bool(config.run.store)
     store = open_run_store(config, path)
     if isinstance(decided, Resume):
         lock = RunLock.acquire(store, silent=decided.silent)
-        try:
+        with _given_back(lock):
             return _reopen(decided, config, store, lock)
-        except OSError as error:
-            lock.release()
-            raise UserError(f"the run folder {path} cannot be made: {error.strerror}; choose another --run-dir") from error
-        except UserError:
-            lock.release()
-            raise
     if not is_mirrored:
-        folder = RunFolder.create(path, config)
-        return OpenRun(folder, store, RunLock.acquire(store), before=None, is_mirrored=False)
+        with _removed(RunFolder.create(path, config)) as folder:
+            return OpenRun(folder, store, RunLock.acquire(store), before=None, is_mirrored=False)
     check_can_create(path, config)
-    lock = RunLock.acquire(store)
-    try:
-        folder = RunFolder.create(path, config)
+    lock = RunLock.acquire(store, silent=decided.silent)
+    with _given_back(lock), _removed(RunFolder.create(path, config)) as folder:
         push_history(path, store)
-    except FiresteelError:
-        lock.release()
+        return OpenRun(folder, store, lock, before=None, is_mirrored=True)
+
+
+@contextlib.contextmanager
+def _given_back(lock: RunLock) -> Iterator[None]:
+    """The lock is ours no more where this ends in an error."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(FiresteelError):  # it falls silent, and the error in hand says more
+            lock.release()
         raise
-    return OpenRun(folder, store, lock, before=None, is_mirrored=True)
+
+
+@contextlib.contextmanager
+def _removed(folder: RunFolder) -> Iterator[RunFolder]:
+    """A new folder goes where this ends in an error."""
+    try:
+        yield folder
+    except BaseException:
+        folder.remove()
+        raise
 
 
 def _reopen(decided: Resume, config: Config, store: Store, lock: RunLock) -> OpenRun:
     path, is_mirrored = decided.run_dir, bool(config.run.store)
     if isinstance(store, FolderStore):
         store.sweep(older_s=0.0)
-    if is_mirrored:
-        pull_history(store, path)
+    try:
+        if is_mirrored:
+            pull_history(store, path)
+        folder = RunFolder.reopen(path, config)
+    except OSError as error:
+        raise UserError(f"the run folder {path} cannot be made: {error.strerror}; choose another --run-dir") from error
     facts = decode_facts(_history(store, FACTS, config), where=_where(config, path))  # the owner before us may have had a last word
-    run = OpenRun(RunFolder.reopen(path, config), store, lock, before=facts, is_mirrored=is_mirrored)
+    run = OpenRun(folder, store, lock, before=facts, is_mirrored=is_mirrored)
     run.folder.event("resumed", resumes=facts.resumes + 1, changed=list(decided.changed))
     run.save(msgspec.structs.replace(facts, stopped=None, num_steps=config.run.num_steps, resumes=facts.resumes + 1))
     return run
@@ -238,8 +269,13 @@ def _holds_run(mode: Mode, config: Config, path: Path) -> bool:
     return is_there
 
 
+def _decided(mode: Mode, config: Config, path: Path) -> Start | Resume | Finished:
+    """What may be done with what lies there, whoever owns it."""
+    return _judge(mode, config, path) if _holds_run(mode, config, path) else Start(run_dir=path)
+
+
 def _judge(mode: Mode, config: Config, path: Path) -> Resume | Finished:
-    """What may be done with the run as it lies there, whoever owns it."""
+    """What may be done with a run that is there."""
     store, where = open_run_store(config, path), _where(config, path)
     facts = decode_facts(_history(store, FACTS, config), where=where)
     before = _config_before(_history(store, CONFIG, config) or b"", path, where=where)
@@ -257,7 +293,19 @@ def _judge(mode: Mode, config: Config, path: Path) -> Resume | Finished:
         if mode == "auto":
             return Finished(run_dir=path, sentence=sentence)
         raise UserError(f'--resume must: {sentence}; with optimizer.schedule = "constant" a larger run.num_steps goes on with it')
+    _require_readable(store, config, path)
     return Resume(run_dir=path, facts=facts, changed=tuple(differences(before, config)))
+
+
+def _require_readable(store: Store, config: Config, path: Path) -> None:
+    """Raise UserError where another version wrote the run's journal or its newest checkpoint."""
+    try:
+        journal_reading.require_readable(ObjectFiles(open_root(f"{store_root(config, path).rstrip('/')}/journal")))
+        checkpoint_files.require_readable(store)
+    except StoreError as error:
+        raise UserError(f"the run's store cannot be read: {error}") from error
+    except UserError as error:
+        raise UserError(f"{_where(config, path)}: {error}") from error
 
 
 def _wait_for_owner(store: Store, reading: LockReading, *, where: str, say: Callable[[str], None]) -> str:

@@ -47,6 +47,12 @@ class Marker(msgspec.Struct, frozen=True, kw_only=True):
     checksum: str = ""
 
 
+class _Format(msgspec.Struct):
+    """What a marker of any format says."""
+
+    format: int
+
+
 def folder_of(step: int) -> str:
     return f"{ROOT}/step-{step:06d}"
 
@@ -78,17 +84,27 @@ def read_marker(store: Store, step: int) -> Marker:
     """Raises DamagedError for a marker that is missing, torn or changed in any byte, UserError for one of a later format."""
     try:
         data = store.read(f"{folder_of(step)}/{MARKER}")
+        if (found := msgspec.json.decode(data, type=_Format).format) > FORMAT:
+            raise UserError(f"the checkpoint {folder_of(step)} has format {found}; this firesteel reads formats up to {FORMAT}: use a newer one")
         marker = msgspec.json.decode(data, type=Marker)
         Version.parse(marker.version)
     except FileNotFoundError as error:
         raise DamagedError(f"its {MARKER} is missing: its save was cut short, or somebody removed it") from error
     except (StoreError, msgspec.MsgspecError, ValueError) as error:
         raise DamagedError(f"its {MARKER} is unreadable: {error}") from error
-    if marker.format > FORMAT:
-        raise UserError(f"the checkpoint {folder_of(step)} has format {marker.format}; this firesteel reads formats up to {FORMAT}: use a newer one")
     if data != _as_text(marker) or marker.checksum != _checksum(msgspec.structs.replace(marker, checksum="")):
         raise DamagedError(f"its {MARKER} does not have its own checksum")
     return marker
+
+
+def require_readable(store: Store) -> None:
+    """Raise UserError where the newest checkpoint whose marker is whole has a later format; StoreError where the store cannot be read."""
+    for step in reversed(marked_steps(store)):
+        try:
+            read_marker(store, step)
+        except DamagedError:  # who restores goes back to the one before it, and says so
+            continue
+        return
 
 
 def check_file(file: File, pieces: Iterator[bytes]) -> None:

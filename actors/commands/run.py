@@ -76,7 +76,7 @@ def train(config: Config, decided: Start | Resume, *, console: Console) -> tuple
             with RunProgress(console, num_steps=config.run.num_steps) as progress:
                 controller = Controller(config, plan, cluster=joined, run=opened, address=store_address(config, opened), progress=progress)
                 summary = asyncio.run(controller.run())
-            opened.lock.release()
+            opened.release()
         finally:
             ray.shutdown()
     finally:

@@ -1,6 +1,7 @@
 """Reading segments: frames to entries, a torn tail told from a corrupt middle, and where each rollout's own entries lie.
 
-Owns what counts as torn. Called by the journal at its opening and when a batch is recalled; writes nothing.
+Owns what counts as torn, and whose journals can be read. Called by the journal at its opening and when a batch is recalled, and before a resume
+starts anything; writes nothing.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from actors.journal.entries import FORMAT, Accepted, Committed, Dropped, Entry, HandedOut, Header, Judged
+from actors.journal.files import SegmentFiles
 from rlvr import wire
 from rlvr.errors import QueueError, UserError, WireError
 from rlvr.records import JudgedRollout, Rollout
@@ -65,18 +67,29 @@ class SegmentReader:
 
     def _entry(self, frame: bytes) -> Entry:
         if self.end == 0:
-            self._require_format(frame)
+            _require_format(frame)
         entry = entry_of(frame)
         if (self.end == 0) != isinstance(entry, Header):
             raise WireError("a header is the first entry of a segment, and no other one")
         return entry
 
-    def _require_format(self, frame: bytes) -> None:
-        if frame[0] != wire.WIRE_VERSION and _is_whole(frame):
-            raise UserError(f"the journal was written with wire version {frame[0]}, this firesteel reads {wire.WIRE_VERSION}: resume it with its own")
-        written = wire.unpack(frame, _Format).format
-        if written != FORMAT:
-            raise UserError(f"the journal was written in format {written}, this firesteel reads format {FORMAT}: resume it with its own")
+
+def require_readable(files: SegmentFiles) -> None:
+    """Raise UserError for a journal that another version wrote, as its newest whole header says. What is torn or corrupt a replay finds."""
+    for number, _ in reversed(files.segments()):
+        with contextlib.suppress(WireError, FileNotFoundError):  # torn; removed meanwhile by an owner that lives
+            head = files.read(number, size=wire.HEADER_BYTES)
+            _require_format(files.read(number, size=wire.HEADER_BYTES + int.from_bytes(head[1:5], "little")))
+            return
+
+
+def _require_format(frame: bytes) -> None:
+    """Of a segment's first frame. Raises WireError where it is cut or corrupt."""
+    if frame[:1] != _OURS and _is_whole(frame):
+        raise UserError(f"the journal was written with wire version {frame[0]}, this firesteel reads {wire.WIRE_VERSION}: resume it with its own")
+    written = wire.unpack(frame, _Format).format
+    if written != FORMAT:
+        raise UserError(f"the journal was written in format {written}, this firesteel reads format {FORMAT}: resume it with its own")
 
 
 def entry_of(frame: bytes) -> Entry:

@@ -3,20 +3,26 @@
 import os
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import msgspec
 import pytest
 
 from actors import resume, run_lock
+from actors.journal.entries import FORMAT as JOURNAL_FORMAT
+from actors.journal.entries import Header
 from actors.resume import Finished, Mode, OpenRun, Resume, Start, decide, differences, open_run, refused
 from actors.run_folder import EVENTS, METRICS, RunFolder
 from actors.run_history import FACTS, FORMAT, FactsSoFar
 from actors.run_lock import LOCK, Lock, LockState, RunLock, read_lock
+from learner.checkpoint_files import FORMAT as CHECKPOINT_FORMAT
+from learner.checkpoint_files import MARKER, encode_marker, folder_of
 from rlvr.config import Config
 from rlvr.config_file import dump_config, load_config
-from rlvr.errors import LockLost, UserError
+from rlvr.errors import LockLost, StoreError, UserError
+from rlvr.records import Version
 from rlvr.store import FolderStore
+from rlvr.wire import pack
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 MODES: tuple[Mode, ...] = ("must", "auto")
@@ -229,6 +235,40 @@ def test_a_run_of_a_newer_format_is_refused(place: Config, tmp_path: Path, mode:
     assert everything(tmp_path) == before
 
 
+def header(**changed: Any) -> bytes:
+    plain = Header(format=JOURNAL_FORMAT, run="r", segment=1, incarnation=0, lineage=0, at=0.0)
+    return pack({"type": "header", **msgspec.to_builtins(plain), **changed})
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_journal_that_another_version_wrote_is_refused_before_anything_is_started(place: Config, tmp_path: Path, mode: Mode) -> None:
+    run = open_run(Start(run_dir=tmp_path / "run"), place)
+    ended(run, None)
+    run.store.write("journal/00000001.journal", header())
+    assert isinstance(decide(mode, place, tmp_path / "run"), Resume)
+    run.store.write("journal/00000002.journal", header(format=JOURNAL_FORMAT + 1, shape="new"))
+    run.store.write("journal/00000003.journal", b"\x01torn")
+    run.store.write("journal/00000004.journal", b"")
+    before = everything(tmp_path)
+    with pytest.raises(UserError, match=rf"{tmp_path}.*: the journal was written in format {JOURNAL_FORMAT + 1}, this firesteel reads"):
+        decide(mode, place, tmp_path / "run")
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_checkpoint_of_a_newer_format_is_refused_before_anything_is_started(place: Config, tmp_path: Path, mode: Mode) -> None:
+    run = open_run(Start(run_dir=tmp_path / "run"), place)
+    ended(run, None)
+    run.store.write(f"{folder_of(4)}/{MARKER}", encode_marker(Version(step=4), [], world_size=1))
+    assert isinstance(decide(mode, place, tmp_path / "run"), Resume)
+    run.store.write(f"{folder_of(8)}/{MARKER}", msgspec.json.encode({"format": CHECKPOINT_FORMAT + 1, "shape": "new"}))
+    run.store.write(f"{folder_of(12)}/{MARKER}", b"{torn")
+    before = everything(tmp_path)
+    with pytest.raises(UserError, match=rf"{folder_of(8)} has format {CHECKPOINT_FORMAT + 1}; .* use a newer one"):
+        decide(mode, place, tmp_path / "run")
+    assert everything(tmp_path) == before
+
+
 def test_a_run_made_before_runs_could_be_resumed_is_refused(tmp_path: Path) -> None:
     RunFolder.create(tmp_path / "run", config())
     (tmp_path / "run" / FACTS).unlink()
@@ -318,3 +358,70 @@ def test_a_run_file_that_was_kept_is_the_same_as_itself(tmp_path: Path, recipe: 
     folder.mkdir()
     (folder / "config.toml").write_text(dump_config(given))
     assert differences(load_config(folder / "config.toml"), given) == {}
+
+
+def test_auto_starts_on_a_store_that_holds_the_lock_of_a_dead_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = config(tmp_path / "store")
+    first = RunLock.acquire(resume.open_run_store(stored, tmp_path / "run"))
+    monkeypatch.setattr(resume, "LOOK_S", 0.01)
+    monkeypatch.setattr(resume, "STALE_S", 0.05)
+    with pytest.raises(UserError, match="holds no run"):
+        decide("must", stored, tmp_path / "run")
+    heard: list[str] = []
+    decided = decide("auto", stored, tmp_path / "run", say=heard.append)
+    assert decided == Start(run_dir=tmp_path / "run", silent=first.owner.token)
+    assert "is silent" in heard[1]
+    open_run(decided, stored).lock.beat()
+    with pytest.raises(LockLost):
+        first.beat()
+
+
+def test_auto_goes_on_with_what_a_slow_starter_began_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = config(tmp_path / "store")
+    first = RunLock.acquire(resume.open_run_store(stored, tmp_path / "run"))
+    monkeypatch.setattr(resume, "LOOK_S", 0.01)
+    heard: list[str] = []
+
+    def hear(text: str) -> None:
+        heard.append(text)
+        if len(heard) == 1:
+            first.release()
+            ended(open_run(Start(run_dir=tmp_path / "other"), stored), "interrupted")
+
+    assert isinstance(decide("auto", stored, tmp_path / "run", say=hear), Resume)
+
+
+def broken(*_: Any, **__: Any) -> Never:
+    raise StoreError("the mount is gone")
+
+
+def test_a_resume_that_fails_leaves_the_run_to_others(place: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = open_run(Start(run_dir=tmp_path / "run"), place)
+    ended(run, None)
+    decided = decide("must", place, tmp_path / "run")
+    monkeypatch.setattr(OpenRun, "save", broken)
+    with pytest.raises(StoreError, match="the mount is gone"):
+        open_run(decided, place)  # type: ignore[arg-type]
+    assert read_lock(run.store).state is LockState.FREE
+
+
+def test_a_start_that_fails_leaves_no_folder_and_no_lock(place: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resume, "push_history", broken)
+    if not place.run.store:
+        monkeypatch.setattr(RunLock, "acquire", broken)
+    with pytest.raises(StoreError, match="the mount is gone"):
+        open_run(Start(run_dir=tmp_path / "run"), place)
+    assert not (tmp_path / "run").exists()
+    assert read_lock(resume.open_run_store(place, tmp_path / "run")).state is LockState.FREE
+
+
+def test_a_store_that_fails_at_the_very_end_takes_nothing_from_what_was_done(
+    place: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = open_run(Start(run_dir=tmp_path / "run"), place)
+    with monkeypatch.context() as failing:
+        failing.setattr(run.lock, "release", broken)
+        run.release()
+    assert "could not be given back" in caplog.text
+    run.release()
+    assert read_lock(run.store).state is LockState.FREE
