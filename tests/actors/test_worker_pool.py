@@ -6,7 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 
+from actors import worker_pool
 from actors.restarts import Restarts
 from actors.worker_pool import Worker, WorkerPool, worker_name
 from rlvr.errors import ActorError
@@ -22,14 +24,20 @@ class FakeActor:
         self.name = name
         self.ends: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.killed = False
+        self.error: Exception | None = None
         self.answers_leave = True
+        self.ends_after_leave = True
+        self.answers = True
+        self.start_ends: asyncio.Future[Any] | None = None
         self._starts = starts
         for method in ("start", "run", "leave", "stop", "alive"):
             setattr(self, method, SimpleNamespace(remote=getattr(self, f"_{method}")))
 
     async def _start(self) -> Any:
         if not self._starts:
-            raise ActorError(f"{self.name} cannot start")
+            raise ActorError(f"{self.name} cannot start") from self.error
+        if self.start_ends is not None:
+            await self.start_ends
         return SimpleNamespace(host="127.0.0.1", metrics_port=1, pid=1, node_id="n")
 
     async def _run(self) -> str:
@@ -38,10 +46,14 @@ class FakeActor:
     async def _leave(self) -> None:
         if not self.answers_leave:
             await asyncio.Event().wait()
-        self.ends.set_result("left")
+        if self.ends_after_leave:
+            self.ends.set_result("left")
 
     async def _stop(self) -> None: ...
-    async def _alive(self) -> None: ...
+
+    async def _alive(self) -> None:
+        if not self.answers:
+            await asyncio.Event().wait()
 
     def die(self) -> None:
         self.ends.set_exception(ActorError(f"{self.name} died"))
@@ -77,11 +89,15 @@ class House:
         self.nodes: dict[str, str | None] = {}
         self.hooks = FakeHooks()
         self.broken = broken
+        self.error: Exception | None = None
+        self.starts_for_ever = False
         self.pool = WorkerPool("generator", make=self._make, hooks=self.hooks, restarts=Restarts(most=most), kill=self._kill)
         self.pool.fails_fast = False
 
     def _make(self, _replica: str, name: str, _incarnation: int, node: str | None) -> FakeActor:
-        self.made[name] = FakeActor(name, starts=not self.broken)
+        made = self.made[name] = FakeActor(name, starts=not self.broken)
+        made.error = self.error
+        made.start_ends = asyncio.get_running_loop().create_future() if self.starts_for_ever else None
         self.nodes[name] = node
         return self.made[name]
 
@@ -166,6 +182,47 @@ def test_a_worker_that_does_not_leave_in_time_is_killed() -> None:
         house.made["generator-0"].answers_leave = False
         await house.pool.leave(house.pool.standing[0], within_s=0.05)
         await house.until(lambda: house.made["generator-0"].killed)
+
+    run(House, story)
+
+
+def test_a_worker_that_says_it_leaves_and_then_hangs_is_killed_and_its_place_is_free_again() -> None:
+    async def story(house: House) -> None:
+        house.pool.count(1)
+        await house.until(lambda: house.names == ["generator-0"])
+        house.made["generator-0"].ends_after_leave = False
+        await house.pool.leave(house.pool.standing[0], within_s=0.05)
+        await house.until(lambda: house.names == ["generator-0#1"])
+        assert house.made["generator-0"].killed
+
+    run(House, story)
+
+
+def test_a_worker_that_is_stopped_while_it_starts_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_pool, "START_SILENCE_S", 0.05)
+    monkeypatch.setattr(worker_pool, "TICK_S", 0.01)
+
+    async def story(house: House) -> None:
+        house.starts_for_ever = True
+        house.pool.count(1)
+        await house.until(lambda: "generator-0" in house.made)
+        house.starts_for_ever = False
+        house.made["generator-0"].answers = False
+        await house.until(lambda: house.names == ["generator-0#1"])
+        assert house.made["generator-0"].killed
+
+    run(House, story)
+
+
+def test_a_process_that_is_killed_while_the_run_starts_is_replaced_and_does_not_end_the_run() -> None:
+    async def story(house: House) -> None:
+        house.pool.fails_fast = True
+        house.broken, house.error = True, ray.exceptions.ActorDiedError()
+        house.pool.count(1)
+        await house.until(lambda: "generator-0" in house.made)
+        house.broken = False
+        await house.until(lambda: len(house.names) == 1)
+        assert house.names != ["generator-0"]
 
     run(House, story)
 
