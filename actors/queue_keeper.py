@@ -118,14 +118,16 @@ class QueueKeeper:
         return True
 
     async def _wait_for_restart(self, error: Exception) -> None:
-        noticed = time.monotonic()
-        self._identity = None  # of the process that is gone: nothing else may be killed by its number
-        self._lost(f"{type(error).__name__}")
-        wait_s = self._restarts.died("queue", error)
-        logger.warning("the queue is lost; it is restarted from its journal in %.1f s", wait_s)
-        await asyncio.sleep(wait_s)
+        """Ray starts its process again. A call that was lost on the way to a process that lives is no death."""
+        noticed, before = time.monotonic(), self._identity
+        self._identity = None  # nothing else may be killed by the number of a process that is gone
         await self._identify(REPLAY_S)
+        if before is not None and self._identity == before:
+            return
+        self._lost(f"{type(error).__name__}")
+        self._restarts.died("queue", error)
         self._restarts.started("queue")
+        logger.warning("the queue was lost; it has read its journal again")
         self._back(time.monotonic() - noticed)
 
     async def _identify(self, within_s: float) -> None:
