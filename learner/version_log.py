@@ -4,6 +4,7 @@ Owns the files `versions/LINEAGE.STEP.safetensors`: bf16 tensors by checkpoint n
 kept. Written by the learner; read by generators that join, and by those that evaluate what another one left. Knows torch; no Ray, no vLLM.
 """
 
+import re
 import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ from rlvr.store import Store
 FOLDER = "versions"
 ENDING = ".safetensors"
 
+_VERSION = re.compile(rf"{FOLDER}/([0-9]+\.[0-9]+){re.escape(ENDING)}")
+
 
 def write(store: Store, version: Version, tensors: Mapping[str, torch.Tensor], digest: str, keep: bool) -> None:
     """Add a version, whole or not at all; a file of the same version is replaced. Raises StoreError.
@@ -35,9 +38,9 @@ def write(store: Store, version: Version, tensors: Mapping[str, torch.Tensor], d
 
 
 def versions(store: Store) -> list[Version]:
-    """What the log has, oldest first."""
-    names = (entry.name.removeprefix(f"{FOLDER}/") for entry in store.list(FOLDER))
-    return sorted(Version.parse(name.removesuffix(ENDING)) for name in names if name.endswith(ENDING))
+    """What the log has, oldest first; other files are nothing to it."""
+    found = (_VERSION.fullmatch(entry.name) for entry in store.list(FOLDER))
+    return sorted(Version.parse(match[1]) for match in found if match)
 
 
 def fetch(store: Store, version: Version, folder: Path) -> Path:

@@ -36,6 +36,15 @@ def test_versions_are_listed_by_lineage_and_step_and_pruned_but_for_those_to_kee
     assert version_log.versions(store) == [V2, rolled_back]
 
 
+def test_a_file_that_is_no_version_is_left_alone(tmp_path: Path) -> None:
+    store = logged(tmp_path, V1)
+    for name in ("adapter.safetensors", "0.1.copy.safetensors", "old/0.3.safetensors", "0.²5.safetensors"):
+        store.write(f"versions/{name}", b"somebody's")
+    assert version_log.versions(store) == [V1]
+    version_log.prune(store, ())
+    assert {path.name for path in (tmp_path / "versions").iterdir()} == {"0.1.copy.safetensors", "0.²5.safetensors", "adapter.safetensors", "old"}
+
+
 def test_an_empty_log_has_no_versions_and_a_version_that_is_gone_is_no_file(tmp_path: Path) -> None:
     store = FolderStore(tmp_path / "store")
     assert version_log.versions(store) == []
