@@ -8,14 +8,15 @@ whose collectives have a group of their own. Called by the learner actor; the fi
 
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 FAILURES_MAX = 2
 """So many checkpoints in a row that cannot be written end the run: what it trains would be lost."""
+WRITE_DEADLINE_S = 1800.0
+"""A store that hangs tells nobody. The largest state that one learner has is on a slow disk within this; who waits longer waits for nothing."""
 WRITE_ERRORS = (OSError, StoreError, SafetensorError)
 """What a full disk or a lost store looks like: safetensors tells of it in an error of its own."""
 
@@ -70,14 +73,24 @@ class _Copy:
 class Checkpoints:
     """The checkpoints of one learner in a store. `load`, `begin` and `finish` are collective; at most one checkpoint is under way."""
 
-    def __init__(self, learner: Learner, store: Store, *, report: Callable[[Saved | SaveFailed], None] = lambda _: None) -> None:
-        """Collective. report: called on rank 0, in the thread that writes, when a checkpoint is durable or has failed."""
+    def __init__(
+        self,
+        learner: Learner,
+        store: Store,
+        *,
+        report: Callable[[Saved | SaveFailed], None] = lambda _: None,
+        deadline_s: float = WRITE_DEADLINE_S,
+    ) -> None:
+        """Collective. report: called on rank 0 when a checkpoint is durable or has failed, mostly in the thread that writes. deadline_s: for each."""
         self._learner = learner
         self._store = store
         self._report = report
         self._group = process_group.beside()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._under_way: tuple[Version, Future[str]] | None = None
+        self._deadline_s = deadline_s
+        self._token = ""
+        """Says on all ranks, and in the store, which learner this is; empty before it has claimed the store."""
+        self._under_way: tuple[_Copy, Future[str]] | None = None
         self._num_failures = 0
         self._damaged: frozenset[int] = frozenset()
         self.newest: Version | None = None
@@ -90,22 +103,28 @@ class Checkpoints:
         """
         started = time.monotonic()
         self.finish()
+        self._claim()
         version = self._learner.version
-        own = self._own_folder(version.step)
+        own = self._own_folder(version)
         shutil.rmtree(own, ignore_errors=True)
         is_written = dcp.async_save(exact_state(self._learner), checkpoint_id=own / STATE, process_group=self._group)
         assert isinstance(is_written, Future)
         copy = _Copy(version, own, tensors, is_written, started, pause_s=time.monotonic() - started)
-        self._under_way = version, self._thread.submit(self._write, copy)
+        self._under_way = copy, self._thread.submit(self._write, copy)
 
     def finish(self) -> None:
-        """Wait for the checkpoint under way. Raises LearnerError when this is the second in a row that could not be written."""
+        """Wait for the checkpoint under way.
+
+        Raises LearnerError when this is the second in a row that could not be written, when the store hangs, and when it is another learner's by now.
+        """
         if self._under_way is None:
             return
-        version, failure = self._under_way[0], self._under_way[1].result()
-        self._under_way = None
+        (copy, written), self._under_way = self._under_way, None
+        if not wait((written,), timeout=max(0.0, copy.started + self._deadline_s - time.monotonic())).done:
+            self._hangs(copy)
+        failure = written.result()
         if not failure:
-            self.newest, self._num_failures = version, 0
+            self.newest, self._num_failures = copy.version, 0
             return
         self._num_failures += 1
         if self._num_failures >= FAILURES_MAX:
@@ -114,10 +133,13 @@ class Checkpoints:
     def load(self) -> Restored:
         """Make the learner continue from the newest checkpoint that is whole; the learner stays as it is where there is none at all.
 
-        Raises LearnerError where all are damaged: training never starts again from the model in silence. Raises UserError for one of another model.
+        Claims the store: a learner that loaded before writes nothing more. Newer checkpoints that were passed over lose their markers, since the run
+        trains their steps anew. Raises LearnerError where all are damaged: training never starts again from the model in silence. Raises UserError
+        for one of another model.
         """
+        self._claim()
         marked, unmarked = self._agree(self._look)[0] or ([], [])
-        damaged = [Damaged(step=step, reason=f"it has no {files.MARKER}: its save was cut short, or somebody removed it") for step in unmarked]
+        damaged = [Damaged(step=step, reason=f"it has no {files.MARKER}: {files.WHY_UNMARKED}") for step in unmarked]
         for step in reversed(marked):
             version, reason = self._restore(step)
             if version is not None:
@@ -127,29 +149,52 @@ class Checkpoints:
         self._damaged = frozenset(found.step for found in damaged)
         damaged.sort(key=lambda found: -found.step)
         for found in damaged:
-            logger.warning("checkpoint step=%d is damaged and is not used: %s", found.step, found.reason)
+            logger.warning("checkpoint step=%d is damaged and is not used, now or later: %s", found.step, found.reason)
         if marked and self.newest is None:
             reasons = "; ".join(f"step {found.step}: {found.reason}" for found in damaged)
             raise LearnerError(f"every checkpoint of the run is damaged, so that it cannot continue ({reasons})")
+        self._agree(lambda: self._pass_over(self._damaged.intersection(marked)))
         return Restored(self.newest, tuple(damaged))
 
     def close(self) -> None:
         """End the thread, without waiting for a checkpoint under way."""
         self._thread.shutdown(wait=False)
 
-    def _own_folder(self, step: int) -> Path:
+    def _claim(self) -> None:
+        """Once in a learner's life, collective: the store is this learner's."""
+        if not self._token:
+            self._token = self._agree(self._made_owner)[0]
+
+    def _made_owner(self) -> str:
+        if self._learner.rank != 0:
+            return ""
+        token = secrets.token_hex(8)
+        files.claim(self._store, token)
+        return token
+
+    def _pass_over(self, steps: Iterable[int]) -> None:
+        for step in steps if self._learner.rank == 0 else ():
+            files.pass_over(self._store, step)
+
+    def _own_folder(self, version: Version) -> Path:
         """Where this rank writes first: on the store's own disk, so that delivering is renaming, or in this host's scratch space."""
-        local = self._store.local(f"{files.ROOT}/.step-{step:06d}.rank-{self._learner.rank}")
+        local = self._store.local(files.hidden_of(version, self._token, f"rank-{self._learner.rank}"))
         return local or Path(tempfile.gettempdir()) / f"firesteel-checkpoint-{os.getpid()}-{self._learner.rank}"
+
+    def _hangs(self, copy: _Copy) -> NoReturn:
+        reason = f"it is not written after {self._deadline_s:.0f} s: the store hangs"
+        if self._learner.rank == 0:
+            self._report(SaveFailed(version=copy.version, reason=reason, seconds=time.monotonic() - copy.started))
+        raise LearnerError(f"the checkpoint of version {copy.version} failed: {reason}")
 
     def _write(self, copy: _Copy) -> str:
         """In the thread, on every rank: all that is left of a save. Returns why it failed, or nothing."""
-        step, rank = copy.version.step, self._learner.rank
+        rank = self._learner.rank
         try:
             self._agree(lambda: self._make_files(copy))
             delivered = self._agree(lambda: self._deliver(copy))
             marker = files.encode_marker(copy.version, [file for of_rank in delivered for file in of_rank], world_size=self._learner.world_size)
-            kept = self._agree(lambda: self._complete(step, marker) if rank == 0 else ())[0]
+            kept = self._agree(lambda: self._complete(copy.version, marker) if rank == 0 else ())[0]
         except _FailedError as error:
             self._give_up(copy, str(error))
             return str(error)
@@ -170,12 +215,12 @@ class Checkpoints:
         if self._learner.rank == 0:
             assert copy.tensors is not None
             write_model(self._learner, copy.own, copy.tensors)
-            self._store.remove(files.partial_of(copy.version.step))
+            self._store.remove(files.partial_of(copy.version, self._token))
 
     def _deliver(self, copy: _Copy) -> list[File]:
         """Bring this rank's files, durably, to those of the others."""
         made = files.written(copy.own)
-        partial = files.partial_of(copy.version.step)
+        partial = files.partial_of(copy.version, self._token)
         local = self._store.local(partial)
         for file in made:
             if local is None:
@@ -189,11 +234,13 @@ class Checkpoints:
                 sync(folder)
         return made
 
-    def _complete(self, step: int, marker: bytes) -> tuple[int, ...]:
+    def _complete(self, version: Version, marker: bytes) -> tuple[int, ...]:
         """On rank 0: the checkpoint gets its name and its marker. Returns the steps of those that are there now."""
-        files.complete(self._store, step, marker)
+        step = version.step
+        files.complete(self._store, version, marker, token=self._token)
         self._damaged -= {step}
         try:
+            files.require_owner(self._store, self._token)
             return files.prune(self._store, step, keep=self._learner.config.learner.keep, damaged=self._damaged)
         except (OSError, StoreError) as error:
             logger.warning("old checkpoints could not be removed and take up space until the next one is written: %s", error)
@@ -205,7 +252,8 @@ class Checkpoints:
         step = copy.version.step
         logger.error("checkpoint version=%s could not be written, the next one is tried at its turn; free some disk: %s", copy.version, reason)
         try:
-            self._store.remove(files.partial_of(step))
+            self._store.remove(files.partial_of(copy.version, self._token))
+            files.require_owner(self._store, self._token)
             if step in files.unmarked_steps(self._store):
                 self._store.remove(files.folder_of(step))
         except (OSError, StoreError) as error:

@@ -1,10 +1,12 @@
 """The files of checkpoints in a store: names, marker, checksums, and what goes when newer ones are there.
 
 Owns the layout: checkpoints/step-NNNNNN/ holds a Hugging Face folder and state/ (`learner.checkpoint_state`); its checkpoint.json, written last,
-lists every file with size and BLAKE2b and is what makes a folder a checkpoint. Names that begin with a dot are unfinished work of a save.
+lists every file with size and BLAKE2b and is what makes a folder a checkpoint. Names that begin with a dot are unfinished work of a save, with the
+token of the learner that does it; beside checkpoints/, checkpoints.owner has the token of the last learner that loaded: only that one may write.
 Called by `learner.checkpoint`; knows no torch and no rank.
 """
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -12,12 +14,16 @@ from pathlib import Path
 
 import msgspec
 
-from rlvr.errors import StoreError, UserError
+from rlvr.errors import LearnerError, StoreError, UserError
 from rlvr.records import Version
 from rlvr.store import PIECE_BYTES, Store
 
 ROOT = "checkpoints"
 MARKER = "checkpoint.json"
+PASSED_OVER = f"{MARKER}.passed-over"
+"""What the marker is called after a run went on from an older checkpoint: this one belongs to no lineage any more."""
+WHY_UNMARKED = "its save was cut short, or it was passed over before, or somebody removed it"
+OWNER = "checkpoints.owner"
 STATE = "state"
 FORMAT = 1
 
@@ -57,9 +63,26 @@ def folder_of(step: int) -> str:
     return f"{ROOT}/step-{step:06d}"
 
 
-def partial_of(step: int) -> str:
+def hidden_of(version: Version, token: str, what: str) -> str:
+    """A folder for unfinished work on this version, which no other learner and no other attempt at its step has."""
+    return f"{ROOT}/.step-{version.step:06d}.{version}.{token}.{what}"
+
+
+def partial_of(version: Version, token: str) -> str:
     """Where a checkpoint is put together before it has its name."""
-    return f"{ROOT}/.step-{step:06d}.partial"
+    return hidden_of(version, token, "partial")
+
+
+def claim(store: Store, token: str) -> None:
+    """From now on the checkpoints are written by the learner of this token, and by no other one that still lives."""
+    store.write(OWNER, token.encode())
+
+
+def require_owner(store: Store, token: str) -> None:
+    """Raise LearnerError where another learner has loaded since."""
+    owner = store.read(OWNER).decode(errors="replace")
+    if owner != token:
+        raise LearnerError(f"another learner ({owner}) has loaded the run's checkpoints since this one ({token}) did: this one writes nothing more")
 
 
 def written(folder: Path) -> list[File]:
@@ -87,13 +110,15 @@ def read_marker(store: Store, step: int) -> Marker:
         if (found := msgspec.json.decode(data, type=_Format).format) > FORMAT:
             raise UserError(f"the checkpoint {folder_of(step)} has format {found}; this firesteel reads formats up to {FORMAT}: use a newer one")
         marker = msgspec.json.decode(data, type=Marker)
-        Version.parse(marker.version)
+        version = Version.parse(marker.version)
     except FileNotFoundError as error:
-        raise DamagedError(f"its {MARKER} is missing: its save was cut short, or somebody removed it") from error
+        raise DamagedError(f"its {MARKER} is missing: {WHY_UNMARKED}") from error
     except (StoreError, msgspec.MsgspecError, ValueError) as error:
         raise DamagedError(f"its {MARKER} is unreadable: {error}") from error
     if data != _as_text(marker) or marker.checksum != _checksum(msgspec.structs.replace(marker, checksum="")):
         raise DamagedError(f"its {MARKER} does not have its own checksum")
+    if version.step != step:
+        raise DamagedError(f"its {MARKER} is that of version {version}: somebody renamed its folder")
     return marker
 
 
@@ -155,12 +180,23 @@ def remove_leftovers(store: Store, *, but: Collection[str] = ()) -> None:
             store.remove(f"{ROOT}/{name}")
 
 
-def complete(store: Store, step: int, marker: bytes) -> None:
-    """Give a partial folder its name and then its marker. A folder that has the name already steps aside, and goes."""
-    folder, aside = folder_of(step), f"{ROOT}/.step-{step:06d}.replaced"
+def pass_over(store: Store, step: int) -> None:
+    """Take the marker of a checkpoint that was not used: the run goes on below it, and it must not come back when it can be read again."""
+    with contextlib.suppress(FileNotFoundError):
+        store.rename(f"{folder_of(step)}/{MARKER}", f"{folder_of(step)}/{PASSED_OVER}")
+
+
+def complete(store: Store, version: Version, marker: bytes, *, token: str) -> None:
+    """Give a partial folder its name and then its marker. A folder that has the name already steps aside, and goes.
+
+    Raises LearnerError, before anything has its name and again before the marker, where another learner has loaded since.
+    """
+    folder, aside = folder_of(version.step), hidden_of(version, token, "replaced")
+    require_owner(store, token)
     if store.list(folder):
         store.rename(folder, aside)
-    store.rename(partial_of(step), folder)
+    store.rename(partial_of(version, token), folder)
+    require_owner(store, token)
     store.write(f"{folder}/{MARKER}", marker)
     store.remove(aside)
 

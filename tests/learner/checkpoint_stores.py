@@ -3,6 +3,7 @@
 import threading
 from pathlib import Path
 
+from learner import checkpoint_files
 from rlvr.errors import StoreError
 from rlvr.store import FolderStore
 
@@ -63,8 +64,28 @@ class FullStore(FolderStore):
         super().rename(old, new)
 
 
+class TakenStore(FolderStore):
+    """Another learner loads right after the first change whose new name ends so."""
+
+    def __init__(self, root: Path, *, after: str) -> None:
+        super().__init__(root)
+        self._after = after
+
+    def write(self, name: str, data: bytes) -> None:
+        super().write(name, data)
+        self._changed(name)
+
+    def rename(self, old: str, new: str) -> None:
+        super().rename(old, new)
+        self._changed(new)
+
+    def _changed(self, name: str) -> None:
+        if name.endswith(self._after):
+            super().write(checkpoint_files.OWNER, b"another")
+
+
 class SlowStore(FolderStore):
-    """No change is made before `may_go_on` is set; notes the order of the changes."""
+    """No checkpoint is changed before `may_go_on` is set; notes the order of the changes."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -77,6 +98,7 @@ class SlowStore(FolderStore):
         super().rename(old, new)
 
     def write(self, name: str, data: bytes) -> None:
-        self.may_go_on.wait()
-        self.changes.append(name)
+        if name != checkpoint_files.OWNER:
+            self.may_go_on.wait()
+            self.changes.append(name)
         super().write(name, data)

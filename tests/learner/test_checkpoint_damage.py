@@ -9,6 +9,7 @@ from checkpoint_stores import DyingStore, HiddenStore, KilledError
 from tiny_models import batch, config, learner, whole_weights
 
 from learner.checkpoint import Checkpoints, Restored
+from learner.checkpoint_files import MARKER, OWNER, PASSED_OVER
 from learner.learner import Learner
 from rlvr.config import Config, LearnerConfig
 from rlvr.errors import LearnerError, UserError
@@ -33,6 +34,13 @@ def loaded(run: Config, store: Store) -> Restored:
     return Checkpoints(learner(run), store).load()
 
 
+def come_back(folder: Path) -> None:
+    """As if this checkpoint had never been passed over."""
+    passed_over = folder / PASSED_OVER
+    if passed_over.exists():
+        passed_over.replace(folder / MARKER)
+
+
 @pytest.fixture
 def two(small: Path, tmp_path: Path) -> Path:
     """The newest checkpoint of a store with two of them."""
@@ -55,8 +63,8 @@ def test_a_kill_between_any_two_changes_leaves_the_older_or_the_newer_checkpoint
         shutil.copytree(before, root)
         store = DyingStore(root, last=last, is_hidden=is_hidden)
         checkpoints = Checkpoints(ours, store)
-        checkpoints.begin(ours.export())
         try:
+            checkpoints.begin(ours.export())
             checkpoints.finish()
             break
         except KilledError:
@@ -83,6 +91,7 @@ def test_a_changed_byte_in_any_file_falls_back_to_the_checkpoint_before(
             restored = loaded(config(small), store(two.parent.parent))
             assert (restored.version, [found.step for found in restored.damaged]) == (Version(step=1), [2])
             assert "checkpoint step=2 is damaged" in caplog.text
+            come_back(two)
         path.write_bytes(whole)
     assert loaded(config(small), store(two.parent.parent)) == Restored(Version(step=2))
 
@@ -93,8 +102,10 @@ def test_a_file_that_is_missing_or_cut_falls_back_to_the_checkpoint_before(two: 
         whole = path.read_bytes()
         path.write_bytes(whole[: len(whole) // 2])
         cut = loaded(config(small), store(two.parent.parent))
+        come_back(two)
         path.unlink()
         missing = loaded(config(small), store(two.parent.parent))
+        come_back(two)
         path.write_bytes(whole)
         for restored in (cut, missing):
             assert (restored.version, [found.step for found in restored.damaged]) == (Version(step=1), [2])
@@ -119,7 +130,7 @@ def test_where_all_are_damaged_nothing_starts_again_from_the_model(two: Path, sm
 
 def test_an_empty_store_leaves_the_learner_at_its_model(small: Path, tmp_path: Path) -> None:
     assert loaded(config(small), FolderStore(tmp_path)) == Restored(None)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [OWNER]
 
 
 def test_a_damaged_checkpoint_is_never_counted_among_those_that_are_kept(two: Path, small: Path) -> None:
@@ -157,6 +168,23 @@ def test_a_load_removes_what_killed_saves_have_left(two: Path, small: Path) -> N
         (two.parent / name / "state" / "file").write_text("half")
     loaded(config(small), FolderStore(two.parent.parent))
     assert sorted(path.name for path in two.parent.iterdir()) == ["step-000001", "step-000002"]
+
+
+def test_a_checkpoint_that_was_passed_over_is_never_loaded_later(two: Path, small: Path) -> None:
+    """A read error that was there once: the run trains step 2 anew, and dies before it has saved that."""
+    (two / "model.safetensors").rename(two.parent / "elsewhere")
+    assert loaded(config(small), FolderStore(two.parent.parent)).version == Version(step=1)
+    (two.parent / "elsewhere").rename(two / "model.safetensors")
+    restored = loaded(config(small), FolderStore(two.parent.parent))
+    assert (restored.version, [found.step for found in restored.damaged]) == (Version(step=1), [2])
+    assert "passed over" in restored.damaged[0].reason
+
+
+def test_a_folder_of_another_step_than_its_markers_is_damaged(two: Path, small: Path) -> None:
+    two.rename(two.with_name("step-000009"))
+    restored = loaded(config(small), FolderStore(two.parent.parent))
+    assert (restored.version, [found.step for found in restored.damaged]) == (Version(step=1), [9])
+    assert "that of version 0.2" in restored.damaged[0].reason
 
 
 def test_a_checkpoint_of_a_later_format_is_refused_and_left_alone(two: Path, small: Path) -> None:
