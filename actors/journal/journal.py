@@ -9,23 +9,29 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 import msgspec
 
 from actors.journal.entries import FORMAT, Entry, Group, Header, RolledBack, Snapshot
-from actors.journal.files import SegmentFiles
-from actors.journal.reading import Index, Position, SegmentReader, entry_of, judged_of
+from actors.journal.files import SegmentFiles, TakenOver
+from actors.journal.reading import AT_ONCE, FoundSegments, Index, Position, SegmentReader, entry_of, judged_of, require_next
+from actors.journal.removal import Removal
 from rlvr import wire
 from rlvr.errors import FiresteelError, QueueError, WireError
 from rlvr.records import JudgedRollout, Rollout
 
 logger = logging.getLogger(__name__)
 
-_SNAPSHOT = b"\xa4type\xa8snapshot"
 SEGMENT_BYTES = 64 * 2**20
 """A segment that is longer is followed by another one."""
+SNAPSHOT_AFTER = 1000
+"""So many objects after a snapshot another one is due, where each group commit is one: an opening reads back to it."""
+LOOK_S = 1.0
+"""So often, and at each new segment, the journal is looked at for segments of somebody else."""
+HELD_S = 0.05
+"""Between two questions whether writing is still held."""
 
 
 class JournalFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,13 +67,15 @@ class Journal:
         give_up_s: float = 60.0,
         wall_clock: Callable[[], float] = time.time,
         has_thread: bool = True,
+        is_held: Callable[[], bool] = lambda: False,
     ) -> None:
+        """is_held: whether nothing may be written at present; asked by the writer's thread."""
         self._files, self._run, self._observer = files, run, observer
         self._commit_s, self._keep_segments, self._segment_bytes = commit_s, keep_segments, segment_bytes
         self._retry_s, self._give_up_s, self._wall_clock = retry_s, give_up_s, wall_clock
         self._index = Index()
         self._sizes: dict[int, int] = {}
-        self._found: Sequence[tuple[int, int]] = ()
+        self._found: FoundSegments | None = None
         self._segment, self._lineage, self.incarnation = 0, 0, 0
         self._torn: tuple[int, int] | None = None
         self._torn_bytes = self._replayed = 0
@@ -79,40 +87,52 @@ class Journal:
         """Entries that must be durable before the segments below a number are removed."""
         self._failure: QueueError | None = None
         self._is_closing = threading.Event()
-        self._has_thread = has_thread
+        self._has_thread, self._is_held = has_thread, is_held
+        self._written, self._snapshot_at, self._looked_at = 0, 0, 0.0
+        self._removal = Removal(files, is_kept=keep_segments, removed=self._removed)
         self._writer = threading.Thread(target=self._write_until_closed, name="journal", daemon=True)
 
     # --- after a crash
 
     def inspect(self) -> int:
-        """Look at what is there; returns the incarnation that begins: the number of starts before it."""
-        self._found = self._files.segments()
-        for number, _ in reversed(self._found):
+        """Look at what is there, as the only one who may write it; returns the incarnation that begins: the number of starts before it.
+
+        Raises QueueError where another process holds it.
+        """
+        self._files.hold()
+        self._found = FoundSegments(self._files)
+        for number in reversed(self._found.numbers):
             with contextlib.suppress(WireError):  # a torn one; others than the newest are found corrupt by the replay
-                frame = self._files.read(number, size=self._frame_bytes(number, 0))
-                self.incarnation = wire.unpack(frame, Header).incarnation + 1
+                self.incarnation = self._found.header(number).incarnation + 1
                 break
         return self.incarnation
 
     def replay(self) -> Iterator[Entry]:
         """The newest whole snapshot and all that came after it, or all there is.
 
-        Raises QueueError for corruption, naming segment and offset, and UserError for another version's journal; nothing is changed in any case.
+        Raises QueueError for corruption, naming segment and offset, and for a segment that is missing, and UserError for another version's journal;
+        nothing is changed in any case.
         """
-        found = self._found
-        start = self._start([number for number, _ in found])
-        for number, num_bytes in found:
-            reader = SegmentReader(self._files.read(number), number=number, is_newest=number == found[-1][0])
+        assert self._found is not None, "inspect comes first"
+        found, before = self._found, None
+        start, newest = found.newest_snapshot(), max(found.numbers, default=0)
+        for number in found.numbers:
+            reader = SegmentReader(found.take(number), number=number, is_newest=number == newest)
             for position, entry in reader:
+                if isinstance(entry, Header):
+                    require_next(before, entry, number=number)
+                    before = entry
                 self._index.fold(position, entry)
                 self._replayed += 1
                 if number >= start:
                     yield entry
-            if not reader.end and number != found[-1][0]:
+            if not reader.end and number != newest:
                 raise QueueError(f"journal segment {number:08d} is empty, and is not the newest one; nothing was changed")
-            self._sizes[number], self._segment = num_bytes, number
+            self._sizes[number], self._segment = found.sizes[number], number
             if reader.torn_bytes or not reader.end:
                 self._torn, self._torn_bytes = (number, reader.end), reader.torn_bytes
+        self._snapshot_at = start
+        found.close()
 
     def open(self, *, lineage: int) -> None:
         """Cut the torn tail and begin a segment of this incarnation; durable at return. Raises QueueError where that fails for `give_up_s`."""
@@ -125,7 +145,7 @@ class Journal:
             else:
                 self._files.remove(number, is_kept=False)
                 del self._sizes[number]
-        self._lineage = lineage
+        self._lineage, self._written = lineage, self._segment
         self._begin_segment()
         ((position, data),) = self._pending
         self._pending.clear()
@@ -137,7 +157,11 @@ class Journal:
     def recall(self, rollout_ids: Sequence[str]) -> Sequence[Rollout | JudgedRollout]:
         """These rollouts, each with its verdict where it has one. Any thread may call it, for rollouts whose entries are durable."""
         places = [self._index.positions(rollout_id) for rollout_id in rollout_ids]
-        parts = {number: self._span([p for of_one in places for p in of_one if p.segment == number]) for number in _segments(places)}
+        in_segment: dict[int, list[Position]] = {}
+        for position in (position for of_one in places for position in of_one):
+            in_segment.setdefault(position.segment, []).append(position)
+        with ThreadPoolExecutor(AT_ONCE if self._files.is_one_commit_a_segment else 1, thread_name_prefix="journal-recall") as threads:
+            parts = dict(zip(in_segment, threads.map(self._span, in_segment.values()), strict=True))
         found: list[Rollout | JudgedRollout] = []
         for of_one in places:
             rollout, judged = judged_of([_entry_at(position, *parts[position.segment]) for position in of_one])
@@ -165,10 +189,10 @@ class Journal:
         """Done when everything appended so far is durable; fails with QueueError where it cannot be written."""
         done: Future[None] = Future()
         with self._changed:
-            if self._failure is not None:
-                done.set_exception(self._failure)
-            elif self._durable >= self._appended:
+            if self._durable >= self._appended:
                 done.set_result(None)
+            elif self._failure is not None:
+                done.set_exception(self._failure)
             else:
                 self._waiters.append((self._appended, done))
         return done
@@ -179,10 +203,15 @@ class Journal:
         with self._changed:
             self._lineage = snapshot.lineage
             self._begin_segment()
+            self._snapshot_at = self._segment
             self._add(snapshot)
             oldest = self._index.oldest_segment()
             self._removals.append((self._appended, self._segment if oldest is None else min(oldest, self._segment)))
             self._changed.notify()
+
+    def is_snapshot_due(self) -> bool:
+        """Whether `compact` should be called though nothing was committed."""
+        return self._files.is_one_commit_a_segment and self._segment - self._snapshot_at >= SNAPSHOT_AFTER
 
     def check(self) -> None:
         """Raises QueueError once writing was given up."""
@@ -195,15 +224,22 @@ class Journal:
             return JournalFacts(segments=len(sizes), num_bytes=sum(sizes.values()), torn_bytes=self._torn_bytes, replayed=self._replayed)
 
     def close(self) -> None:
-        """Write what is left and end the thread."""
+        """Write what is left and end the threads; what is durable stays that. May be called again."""
         self._is_closing.set()
         with self._changed:
             self._changed.notify()
         if self._writer.ident is not None:
             self._writer.join()
-        else:
+        elif self._failure is None:
             self.write()
+        self._removal.close()
         self._failure = self._failure or QueueError("the journal is closed")
+        self.release()
+
+    def release(self) -> None:
+        """Hold the place no longer, written or not: after an opening that failed."""
+        if self._found is not None:
+            self._found.close()
         self._files.close()
 
     # --- inside, under the lock
@@ -242,14 +278,33 @@ class Journal:
                 return
 
     def write(self) -> None:
-        """One group commit of all that was appended. The writer's thread does this; a journal without one waits for its caller to do it."""
+        """One group commit of all that was appended. The writer's thread does this; a journal without one waits for its caller to do it.
+
+        Raises TakenOver where somebody else has begun a segment, before anything is written.
+        """
+        was_held = False
+        while self._is_held() and not self._is_closing.wait(HELD_S):
+            was_held = True
         with self._changed:
             chunks, upto = self._pending, self._appended
             self._pending = []
         if chunks:
+            self._require_sole(chunks[-1][0].segment, is_due=was_held)
             self._commit(chunks)
             self._acknowledge(upto)
             self._remove_covered()
+
+    def _require_sole(self, newest: int, *, is_due: bool) -> None:
+        """Cheap enough before a commit: a listing once in a while, after a standstill, and at each new segment.
+
+        On an object store each commit's own segment is looked for as it is written, so that the listing is left to the while.
+        """
+        is_new = newest > self._written and not self._files.is_one_commit_a_segment
+        if is_due or is_new or time.monotonic() - self._looked_at >= LOOK_S:
+            foreign = [number for number, _ in self._files.segments() if number > self._written]
+            if foreign:
+                raise TakenOver(f"another process has taken over: journal segment {foreign[0]:08d} is not this one's")
+            self._looked_at = time.monotonic()
 
     def _commit(self, chunks: Sequence[tuple[Position, bytes]]) -> None:
         began = time.monotonic()
@@ -264,7 +319,10 @@ class Journal:
         while True:
             try:
                 self._files.append(number, data, offset=offset)
+                self._written = max(self._written, number)
                 return
+            except TakenOver:
+                raise
             except (OSError, FiresteelError) as error:
                 self._observer.failed()
                 if time.monotonic() - began >= self._give_up_s:
@@ -290,47 +348,27 @@ class Journal:
                 future.set_exception(error)
 
     def _remove_covered(self) -> None:
-        """Remove the segments that hold nothing in need, the oldest first, once the snapshot behind them is durable."""
+        """The segments that hold nothing in need may go, the oldest first, now that the snapshot behind them is durable."""
         with self._changed:
             upto = max((first for serial, first in self._removals if serial <= self._durable), default=0)
             self._removals = [removal for removal in self._removals if removal[0] > self._durable]
             covered = [number for number in sorted(self._sizes) if number < upto]
-        for number in covered:
-            try:
-                self._files.remove(number, is_kept=self._keep_segments)
-            except (OSError, FiresteelError) as error:
-                logger.warning("journal segment=%08d is covered by checkpoints, but cannot be removed; tried again later: %s", number, error)
-                return
-            with self._changed:
-                del self._sizes[number]
+        if covered and self._has_thread:
+            self._removal.begin(covered)
+        else:
+            self._removal.remove(covered)
+
+    def _removed(self, number: int) -> None:
+        with self._changed:
+            self._sizes.pop(number, None)
 
     # --- reading
-
-    def _start(self, numbers: Sequence[int]) -> int:
-        """The newest segment that begins with a whole snapshot; 0 where there is none."""
-        for number in reversed(numbers):
-            header_bytes = self._frame_bytes(number, 0)
-            frame = self._files.read(number, offset=header_bytes, size=self._frame_bytes(number, header_bytes))
-            if _SNAPSHOT in frame[: wire.HEADER_BYTES + 32]:
-                with contextlib.suppress(WireError):
-                    wire.unpack(frame, Snapshot)
-                    return number
-        return 0
-
-    def _frame_bytes(self, number: int, offset: int) -> int:
-        """The size of a frame as its head has it."""
-        head = self._files.read(number, offset=offset, size=5)
-        return wire.HEADER_BYTES + int.from_bytes(head[1:], "little")
 
     def _span(self, positions: Sequence[Position]) -> tuple[int, bytes]:
         """The part of a segment in which all these lie, and where it begins."""
         begin = min(position.offset for position in positions)
         end = max(position.offset + position.size for position in positions)
         return begin, self._files.read(positions[0].segment, offset=begin, size=end - begin)
-
-
-def _segments(places: Sequence[Sequence[Position]]) -> Sequence[int]:
-    return sorted({position.segment for of_one in places for position in of_one})
 
 
 def _entry_at(position: Position, begin: int, part: bytes) -> Entry:

@@ -6,12 +6,14 @@ starts anything; writes nothing.
 
 import contextlib
 import zlib
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import msgspec
 
-from actors.journal.entries import FORMAT, Accepted, Committed, Dropped, Entry, HandedOut, Header, Judged
+from actors.journal.entries import FORMAT, Accepted, Committed, Dropped, Entry, HandedOut, Header, Judged, Snapshot
 from actors.journal.files import SegmentFiles
 from rlvr import wire
 from rlvr.errors import QueueError, UserError, WireError
@@ -19,7 +21,9 @@ from rlvr.records import JudgedRollout, Rollout
 
 _GROUP_PAYLOAD = b"\x82\xa4type\xa5group"
 """How the payload of a `group` entry begins: a map of two, type first."""
-
+_SNAPSHOT = b"\xa4type\xa8snapshot"
+AT_ONCE = 16
+"""Objects that are read at the same time."""
 
 _ENTRIES = msgspec.msgpack.Decoder(Entry)
 _OURS = bytes([wire.WIRE_VERSION])
@@ -35,6 +39,60 @@ class Position(NamedTuple):
 
 class _Format(msgspec.Struct, tag="header"):
     format: int
+
+
+class FoundSegments:
+    """The segments that an opening has found. An object is read once, some at the same time; of a file the head is read apart."""
+
+    def __init__(self, files: SegmentFiles) -> None:
+        self._files = files
+        self.sizes = dict(files.segments())
+        self.numbers = list(self.sizes)
+        self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="journal-read")
+        self._whole: dict[int, Future[bytes]] = {}
+        self._taken: set[int] = set()
+
+    def header(self, number: int) -> Header:
+        """Raises WireError where the segment has no whole one."""
+        return wire.unpack(self._frame(number, 0), Header)
+
+    def newest_snapshot(self) -> int:
+        """The newest segment that begins with a whole snapshot; 0 where there is none."""
+        for number in reversed(self.numbers):
+            frame = self._frame(number, len(self._frame(number, 0)))
+            if _SNAPSHOT in frame[: wire.HEADER_BYTES + 32]:
+                with contextlib.suppress(WireError):
+                    wire.unpack(frame, Snapshot)
+                    return number
+        return 0
+
+    def take(self, number: int) -> bytes:
+        """The whole segment, which is not kept."""
+        if not self._files.is_one_commit_a_segment:
+            return self._files.read(number)
+        data = self._ahead(number, step=1).result()
+        self._taken.add(number)
+        del self._whole[number]
+        return data
+
+    def close(self) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
+    def _frame(self, number: int, offset: int) -> bytes:
+        if self._files.is_one_commit_a_segment:
+            data = self._ahead(number, step=-1).result()
+            length = int.from_bytes(data[offset + 1 : offset + 5], "little")
+            return data[offset : offset + wire.HEADER_BYTES + length]
+        head = self._files.read(number, offset=offset, size=5)
+        return self._files.read(number, offset=offset, size=wire.HEADER_BYTES + int.from_bytes(head[1:], "little"))
+
+    def _ahead(self, number: int, *, step: int) -> Future[bytes]:
+        """This segment, with those that are wanted next on their way."""
+        begin = bisect_left(self.numbers, number)
+        for place in range(begin, begin + step * AT_ONCE, step):
+            if 0 <= place < len(self.numbers) and (wanted := self.numbers[place]) not in self._whole and wanted not in self._taken:
+                self._whole[wanted] = self._threads.submit(self._files.read, wanted)
+        return self._whole[number]
 
 
 class SegmentReader:
@@ -90,6 +148,20 @@ def _require_format(frame: bytes) -> None:
     written = wire.unpack(frame, _Format).format
     if written != FORMAT:
         raise UserError(f"the journal was written in format {written}, this firesteel reads format {FORMAT}: resume it with its own")
+
+
+def require_next(before: Header | None, header: Header, *, number: int) -> None:
+    """Raises QueueError where a segment is missing before this one.
+
+    Numbers skip only where an opening removed a segment without a header, which no incarnation had begun in: so not within one, and no incarnation is
+    skipped.
+    """
+    if before is None:
+        return
+    is_next = number == before.segment + 1 if header.incarnation == before.incarnation else header.incarnation == before.incarnation + 1
+    if not is_next:
+        missing = f"{before.segment + 1:08d}" + (f" to {number - 1:08d}" if number - 1 > before.segment + 1 else "")
+        raise QueueError(f"journal segment {missing} is missing before segment {number:08d}; nothing was changed")
 
 
 def entry_of(frame: bytes) -> Entry:

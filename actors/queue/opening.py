@@ -63,21 +63,37 @@ def build_queue(
     )
 
 
-def open_queue(setup: QueueSetup, *, clock: Callable[[], float], observer: Observer) -> tuple[RolloutQueue, Journal | None]:
-    """The queue as it was when its last process ended, and the open journal that it goes on with.
+def open_queue(
+    setup: QueueSetup, *, clock: Callable[[], float], observer: Observer, is_held: Callable[[], bool] = lambda: False
+) -> tuple[RolloutQueue, Journal | None]:
+    """The queue as it was when its last process ended, and the open journal that it goes on with. is_held: whether the journal may not be written.
 
-    Raises QueueError for a corrupt journal, and UserError for one that another version wrote; nothing is changed in either case.
+    Raises QueueError for a corrupt journal and for one that another process holds, and UserError for one that another version wrote; nothing is
+    changed in any of these cases.
     """
     if not setup.journal:
         return build_queue(setup, clock=clock), None
     queue_config = setup.config.queue
+    if not setup.config.run.checkpoint_every_steps:
+        logger.warning(
+            "the run makes no checkpoint before its last: the journal and the queue's memory grow all the time; set run.checkpoint_every_steps"
+        )
     journal = Journal(
         segment_files(setup.journal, is_synced=queue_config.journal == "fsync"),
         run=setup.config.run.name,
         observer=observer,
         commit_s=queue_config.commit_s,
         keep_segments=queue_config.keep_segments,
+        is_held=is_held,
     )
+    try:
+        return _opened(setup, journal, clock=clock), journal
+    except BaseException:
+        journal.release()
+        raise
+
+
+def _opened(setup: QueueSetup, journal: Journal, *, clock: Callable[[], float]) -> RolloutQueue:
     began = time.monotonic()
     queue = build_queue(setup, clock=clock, incarnation=journal.inspect(), record=journal.append)
     replay(journal, queue)
@@ -90,7 +106,7 @@ def open_queue(setup: QueueSetup, *, clock: Callable[[], float], observer: Obser
             "the queue is back: incarnation=%d lineage=%d step=%d entries=%d held=%d seconds=%.1f",
             *(journal.incarnation, queue.lineage, queue.step, entries, counts.held, time.monotonic() - began),
         )
-    return queue, journal
+    return queue
 
 
 def segment_files(place: str, *, is_synced: bool) -> SegmentFiles:

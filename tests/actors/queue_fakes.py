@@ -126,6 +126,9 @@ class MemoryFiles:
     fail: Exception | None = None
     is_one_commit_a_segment: bool = False
 
+    def hold(self) -> None:
+        """Nobody else has this memory."""
+
     def segments(self) -> list[tuple[int, int]]:
         return [(number, len(self.data[number])) for number in sorted(self.data)]
 
