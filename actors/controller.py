@@ -102,6 +102,7 @@ class Controller:
             scale=self._scale_asked,
         )
         self._state = "starting"
+        self._started = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._is_resumed = run.before is not None
         self._is_overtaken = False
         self._before_restarts = dict(self._facts.restarts)
@@ -294,14 +295,13 @@ class Controller:
             return None
 
     def _announce(self) -> None:
-        started = datetime.now(UTC).isoformat(timespec="seconds")
         self._folder.write_address(
             RunAddress(
                 ray_address=self._cluster.address,
                 namespace=self._cluster.namespace,
                 service=self._service.address,
                 pid=os.getpid(),
-                started=started,
+                started=self._started,
                 token=self._service.token,
             )
         )
@@ -323,8 +323,8 @@ class Controller:
 
     async def _status(self) -> dict[str, Any]:
         return run_status(
-            self._config, self._fleet, self._facts, state=self._state, targets=self._targets(), checkpoint=self._keeper.newest_step,
-            membership=self._training.membership,
+            self._config, self._fleet, self._facts, state=self._state, started=self._started, targets=self._targets(),
+            checkpoint=self._keeper.newest_step, membership=self._training.membership,
         )  # fmt: skip
 
 

@@ -1,8 +1,10 @@
 """How a command speaks with a live run that it knows by its folder alone.
 
 Owns the HTTP calls and the sentence about a run that does not answer. Called by `status`, `stop` and `scale`; needs neither Ray nor torch.
+A dead run's port may be another run's by now: that one is told by its start and its token, and counts as silence of this one.
 """
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -15,6 +17,10 @@ from rlvr.config_file import load_config
 from rlvr.errors import FiresteelError, UserError
 
 ANSWER_S = 10.0
+NOT_THIS_RUN = (401, 404, 405, 501)
+"""Whoever listens there does not know this run's token, or not even such a request."""
+SILENT = (OSError, ValueError, http.client.HTTPException)
+"""Nobody answers, or somebody who speaks otherwise; a URLError is an OSError."""
 
 
 def ask_status(folder: RunFolder) -> dict[str, Any] | None:
@@ -24,17 +30,18 @@ def ask_status(folder: RunFolder) -> dict[str, Any] | None:
         return None
     try:
         with _opened(f"{address.service}/status") as answer:
-            live: dict[str, Any] = json.load(answer)
-            return live
-    except (urllib.error.URLError, OSError, ValueError):
+            live = json.load(answer)
+            return live if isinstance(live, dict) and live.get("started") == address.started else None
+    except SILENT:
         return None
 
 
 def steer(folder: RunFolder, verb: str, body: dict[str, int]) -> dict[str, Any]:
     """Ask the controller to `stop` or `scale`; returns what it did. Raises UserError with its refusal, and where the run is over or silent."""
-    summary, address = folder.summary(), folder.address()
+    summary = folder.summary()
     if summary is not None:
         raise UserError(f"{folder.path}: the run is over: {summary['stopped']} after {summary['steps']} steps")
+    address = folder.address()
     if address is None:
         raise UserError(silence(folder))
     request = urllib.request.Request(
@@ -48,8 +55,10 @@ def steer(folder: RunFolder, verb: str, body: dict[str, int]) -> dict[str, Any]:
             return done
     except urllib.error.HTTPError as error:
         with error:
+            if error.code in NOT_THIS_RUN:
+                raise UserError(silence(folder)) from error
             raise UserError(f"{folder.path}: {error.read().decode(errors='replace')}") from error
-    except (OSError, ValueError) as error:  # URLError is an OSError
+    except SILENT as error:
         raise UserError(silence(folder)) from error
 
 

@@ -146,8 +146,16 @@ class RunFolder:
             part.write_bytes(msgspec.json.format(msgspec.json.encode(address), indent=2) + b"\n")
 
     def address(self) -> RunAddress | None:
+        """Raises UserError for one that this user may not read, and for one that is damaged."""
         file = self.path / ADDRESS
-        return msgspec.json.decode(file.read_bytes(), type=RunAddress) if file.is_file() else None
+        try:
+            return msgspec.json.decode(file.read_bytes(), type=RunAddress)
+        except FileNotFoundError:
+            return None
+        except PermissionError as error:
+            raise UserError(f"{file} cannot be read: the run is another user's, who alone may look at it, stop and scale it by its folder") from error
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{file} cannot be read: {error}; a controller writes it anew when the run goes on by --resume must") from error
 
     def summary(self) -> dict[str, Any] | None:
         file = self.path / SUMMARY

@@ -21,16 +21,19 @@ def run_status(
     facts: RunFacts,
     *,
     state: str,
+    started: str,
     targets: Sequence[Target],
     checkpoint: int | None,
     membership: Membership | None,
 ) -> dict[str, Any]:
-    """checkpoint: step of the newest durable one. membership: the newest epoch of the broadcast."""
+    """started: as run.json has it, by which a command knows that this is the run it means. checkpoint: step of the newest durable one. membership:
+    the newest epoch of the broadcast."""
     queue = fleet.queue.status if fleet.is_started else None
     pools = (fleet.generators, fleet.verifiers)
     return {
         "name": config.run.name,
         "state": state,
+        "started": started,
         "step": facts.steps,
         "num_steps": config.run.num_steps,
         "version": str(facts.published[-1].version) if facts.published else None,

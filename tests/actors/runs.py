@@ -70,8 +70,10 @@ def follow(
 
 def status(folder: Path) -> dict[str, Any]:
     """What a live run says of itself."""
-    service = json.loads((folder / "run.json").read_text())["service"]
-    return dict(json.loads(get(f"{service}/status")))
+    address = json.loads((folder / "run.json").read_text())
+    live = dict(json.loads(get(f"{address['service']}/status")))
+    assert live["started"] == address["started"], "`firesteel status` would take it for another run"
+    return live
 
 
 def process_of(folder: Path, replica: str) -> int:

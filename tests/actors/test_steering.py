@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
 from actors import cli
@@ -20,6 +21,7 @@ from actors.service import Service
 from rlvr.config import Config
 from rlvr.errors import UserError
 
+read_bytes = Path.read_bytes
 COUNTS = {
     "capacity": 8,
     "slots": {"leased": 3},
@@ -32,6 +34,7 @@ COUNTS = {
 STATUS = {
     "name": "r",
     "state": "training",
+    "started": "2026-01-01T00:00:00.000+00:00",
     "step": 3,
     "num_steps": 9,
     "version": "1.3",
@@ -50,6 +53,9 @@ STATUS = {
         "leases": [{"id": f"lease-{n}", "kind": "sampling", "worker": "generator-0#1", "members": 8, "age_s": 12.0} for n in range(22)],
     },
 }
+
+
+STARTED = str(STATUS["started"])
 
 
 class Run:
@@ -75,7 +81,9 @@ class Run:
     async def serve(self, stands: threading.Event, ends: asyncio.Event) -> None:
         service = Service(run="r", targets=lambda: (), status=self.status, stop=self.stop, scale=self.scale, registry=CollectorRegistry())
         await service.start("127.0.0.1", 0)
-        self.opened.folder.write_address(RunAddress(ray_address="", namespace="", service=service.address, pid=1, started="", token=service.token))
+        self.opened.folder.write_address(
+            RunAddress(ray_address="", namespace="", service=service.address, pid=1, started=STARTED, token=service.token)
+        )
         stands.set()
         await ends.wait()
         await service.stop()
@@ -156,6 +164,60 @@ def test_what_cannot_be_steered_is_said_in_one_sentence(firesteel: Firesteel, op
     assert "does not answer" in refused(opened.folder.path)
     RunFolder(opened.folder.path).write_json("summary.json", {"stopped": "finished", "steps": 9})
     assert "the run is over: finished after 9 steps" in refused(opened.folder.path)
+
+
+def test_another_run_on_a_dead_ones_port_is_not_taken_for_it(firesteel: Firesteel, live: Run) -> None:
+    folder = live.opened.folder
+    own = folder.address()
+    assert own is not None
+    folder.write_address(replace(own, started="2025-12-31T00:00:00+00:00", token="of a dead run"))
+    code, printed, _ = firesteel("status", folder.path)
+    assert (code, "does not answer: process" in printed, "step 3 of 9" in printed) == (0, True, False)
+    assert json.loads(firesteel("status", folder.path, "--json")[1])["live"] is None
+    for words in (("stop", folder.path), ("scale", folder.path, "--generators", "3")):
+        code, _, said = firesteel(*words)
+        assert (code, said.count("\n"), "does not answer: process" in said, "token" in said) == (2, 1, True, False)
+    assert live.heard == []
+
+
+def answer_otherwise(listening: socket.socket) -> None:
+    for _ in range(2):
+        caller, _ = listening.accept()
+        with caller:
+            caller.recv(65536)
+            caller.sendall(b"\x00\x00\x12 no HTTP\r\n\r\n")
+
+
+def test_who_speaks_no_http_on_a_dead_runs_port_is_not_the_run(firesteel: Firesteel, opened: OpenRun) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        place = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        opened.folder.write_address(RunAddress(ray_address="", namespace="", service=place, pid=1, started=STARTED))
+        thread = threading.Thread(target=answer_otherwise, args=(listening,))
+        thread.start()
+        code, printed, _ = firesteel("status", opened.folder.path)
+        assert (code, "does not answer" in printed) == (0, True)
+        code, _, said = firesteel("stop", opened.folder.path)
+        assert (code, "does not answer" in said) == (2, True)
+        thread.join()
+
+
+def refuse_to_read(path: Path) -> bytes:
+    raise PermissionError(13, "Permission denied", str(path))
+
+
+@pytest.mark.parametrize("fault", ["another user's", "torn", "empty"])
+@pytest.mark.parametrize("words", [("status",), ("stop",), ("scale", "--generators", "2")])
+def test_an_address_that_cannot_be_read_is_one_sentence(
+    firesteel: Firesteel, opened: OpenRun, monkeypatch: pytest.MonkeyPatch, fault: str, words: tuple[str, ...]
+) -> None:
+    file = opened.folder.path / "run.json"
+    file.write_text('{"ray_address": "' if fault == "torn" else "")
+    if fault == "another user's":
+        monkeypatch.setattr(Path, "read_bytes", lambda path: refuse_to_read(path) if path == file else read_bytes(path))
+    code, _, said = firesteel(words[0], opened.folder.path, *words[1:])
+    assert (code, said.count("\n")) == (2, 1)
+    assert f"{file} cannot be read" in said
+    assert ("another user's" in said) == (fault == "another user's")
 
 
 def test_status_shows_leases_epoch_lineage_and_who_is_missing(firesteel: Firesteel, live: Run) -> None:
