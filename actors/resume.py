@@ -122,7 +122,7 @@ class OpenRun:
                     if entry.name not in LOCK_FILES:
                         self.store.remove(entry.name)
         if self.before is not None or self._is_mirrored:
-            self.lock.release()
+            self.release()
 
     def release(self) -> None:
         """The run is over for this process. A store that fails now takes nothing from what was done: the lock falls silent in STALE_S."""

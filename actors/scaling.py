@@ -76,14 +76,14 @@ def check_asked(generators: int | None, verifiers: int | None, *, config: Genera
             )
         if config.scaling == "metrics":
             raise UserError('generators.scaling = "metrics" decides how many generators there are; run with "manual" to decide by hand')
-        _check("generators", generators, config.min, config.max)
+        _check("generators", generators, config.min, config.max, keys="generators.min and generators.max")
     if verifiers is not None:
-        _check("verifiers", verifiers, 1, of_verifiers.max)
+        _check("verifiers", verifiers, 1, of_verifiers.max, keys="verifiers.max")
 
 
-def _check(what: str, number: int, least: int, most: int) -> None:
+def _check(what: str, number: int, least: int, most: int, *, keys: str) -> None:
     if not least <= number <= most:
-        raise UserError(f"--{what} must lie between {least} and {most} in this run, got {number} ({what}.min and max in the run file say so)")
+        raise UserError(f"--{what} must lie between {least} and {most} in this run, got {number}; see {keys} of its run file")
 
 
 def _labels(labels: Mapping[str, str]) -> str:

@@ -77,6 +77,8 @@ def test_metrics_scale_within_min_and_max() -> None:
 @pytest.mark.parametrize(
     ("generators", "verifiers", "config", "reason"),
     [
+        (0, None, GeneratorsConfig(), r"see generators\.min and generators\.max of its run file"),
+        (None, 5, GeneratorsConfig(), r"got 5; see verifiers\.max of its run file"),
         (0, None, GeneratorsConfig(), r"--generators must lie between 1 and 256 in this run, got 0"),
         (9, None, GeneratorsConfig(max=8), r"between 1 and 8 in this run, got 9"),
         (1, None, GeneratorsConfig(min=2, count=2), r"between 2 and 256"),
