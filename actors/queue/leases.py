@@ -7,7 +7,7 @@ of the incarnations before it over, with fresh deadlines.
 """
 
 import itertools
-from collections import Counter, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -15,6 +15,9 @@ import msgspec
 from actors.journal.entries import LeaseFacts
 from actors.queue.groups import Member
 from actors.queue.records import LeaseStatus, RefuseReason
+
+NUM_REMEMBERED = 1024
+"""Leases that ended last: what they settled is known, for a hand-in whose answer was lost and that is made again."""
 
 
 class _Live(msgspec.Struct):
@@ -36,6 +39,7 @@ class LeaseTable:
         self._issued: Counter[int] = Counter()  # by incarnation
         self._live: dict[str, _Live] = {}  # in the order given, which is that of their deadlines
         self._by_worker: defaultdict[str, set[str]] = defaultdict(set)
+        self._settled: OrderedDict[str, set[str]] = OrderedDict()  # rollout ids, by lease that has ended
 
     @property
     def issued(self) -> int:
@@ -62,6 +66,8 @@ class LeaseTable:
     def find(self, lease_id: str, rollout_id: str) -> Member | RefuseReason:
         """The member that this result settles, or why it settles none."""
         live = self._live.get(lease_id)
+        if live is None and rollout_id in self._settled.get(lease_id, ()):
+            return RefuseReason.DUPLICATE
         if live is None:
             return RefuseReason.GONE_LEASE if self._was_issued(lease_id) else RefuseReason.UNKNOWN_LEASE
         if rollout_id in live.settled:
@@ -135,6 +141,9 @@ class LeaseTable:
         of_worker.discard(lease_id)
         if not of_worker:
             del self._by_worker[live.worker]
+        self._settled[lease_id] = live.settled
+        if len(self._settled) > NUM_REMEMBERED:
+            self._settled.popitem(last=False)
         return live
 
     def _add(self, lease_id: str, live: _Live) -> None:

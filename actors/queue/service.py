@@ -9,10 +9,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from actors.journal.journal import JournalFacts
 from actors.queue.bells import Bell, poll
 from actors.queue.desks import SAMPLING
+from actors.queue.fence import Fence
+from actors.queue.growth import Growth
 from actors.queue.metrics import QueueMetrics
 from actors.queue.opening import QueueSetup, open_queue
 from actors.queue.producers import GENERATOR, VERIFIER, Producers
@@ -25,8 +28,7 @@ __all__ = ["QueueService", "QueueSetup"]
 
 logger = logging.getLogger(__name__)
 
-FENCE_S = 20.0
-"""Shorter than an owner of the run may be silent before another one takes over (`actors.run_lock`)."""
+T = TypeVar("T")
 MAX_GAP_S = 2.0
 """What lies further apart than this between two looks at the heartbeats is a standstill of the queue itself."""
 
@@ -37,7 +39,10 @@ class QueueService:
     def __init__(self, setup_frame: bytes, clock: Callable[[], float] = time.monotonic) -> None:
         setup = unpack(setup_frame, QueueSetup)
         self._metrics = QueueMetrics()
-        self._queue, self._journal = open_queue(setup, clock=clock, observer=self._metrics)
+        self._fence, self._growth = Fence(clock), Growth()
+        self._queue, self._journal = open_queue(setup, clock=clock, observer=self._metrics, is_held=self._fence.is_up)
+        if self._journal is not None:
+            self._fence.heard()  # the first beat of the controller's lock comes right after the start, and the replay's time does not count
         self._incarnation = self._journal.incarnation if self._journal else 0
         self._clock = clock
         self._watched_at = clock()
@@ -53,7 +58,6 @@ class QueueService:
         self._applied: dict[str, Version] = {}
         self._frame: tuple[int, int, bytes] = (0, 0, b"")  # lineage and step of the last batch, and how it was packed
         self._observed_step = self._queue.reached
-        self._controller_heard_at: float | None = None
         self._work, self._answers, self._batches, self._closing = Bell(), Bell(), Bell(), Bell()
 
     async def run(self) -> None:
@@ -70,12 +74,13 @@ class QueueService:
 
         holding: the ids of the leases that the generator has; others that it was given never reached it, and end.
         """
+        await self._owned()
         self._producers.heard(generator, GENERATOR)
         self._end_unheard(generator, holding)
         self._note_applied(generator, Version.parse(applied))
         self._metrics.generators_waiting(1)
         try:
-            leases = await poll(
+            leases = await self._poll(
                 lambda: self._queue.leases(n, generator=generator, applied=self._applied[generator]),
                 self._work,
                 wait_s,
@@ -87,6 +92,7 @@ class QueueService:
 
     async def put(self, generator: str, frame: bytes) -> bytes:
         """Takes a list of `Rollout`, answers with a list of `PutResult`."""
+        await self._owned()
         self._producers.heard(generator, GENERATOR)
         rollouts = unpack(frame, list[Rollout])
         results = self._queue.put(rollouts)
@@ -99,6 +105,7 @@ class QueueService:
 
     async def hand_back(self, generator: str, lease_id: str, frame: bytes | None = None) -> int:
         """The generator will not finish this lease. Takes a list of `Partial` of what it has begun; returns how many completions others do."""
+        await self._owned()
         self._producers.heard(generator, GENERATOR)
         given_back = self._queue.hand_back(lease_id, unpack(frame, list[Partial]) if frame else ())
         await self._durable()
@@ -107,6 +114,7 @@ class QueueService:
 
     async def applied(self, generator: str, version: str) -> None:
         """The generator samples from this version now."""
+        await self._owned()
         self._producers.heard(generator, GENERATOR)
         self._note_applied(generator, Version.parse(version))
 
@@ -114,14 +122,16 @@ class QueueService:
 
     async def lease_unverified(self, n: int, verifier: str, wait_s: float = 0.0, holding: Sequence[str] | None = None) -> bytes:
         """A list of up to n `Unverified`, empty where there is none within wait_s. holding: as of `lease`."""
+        await self._owned()
         self._producers.heard(verifier, VERIFIER)
         self._end_unheard(verifier, holding)
         is_over = self._is_lost_since_now(verifier)
-        work = await poll(lambda: self._queue.lease_unverified(n, verifier=verifier), self._answers, wait_s, is_over=is_over)
+        work = await self._poll(lambda: self._queue.lease_unverified(n, verifier=verifier), self._answers, wait_s, is_over=is_over)
         return pack(list(work or ()))
 
     async def put_verdicts(self, verifier: str, frame: bytes) -> bytes:
         """Takes a list of `Verdict`, answers with a list of `PutResult`."""
+        await self._owned()
         self._producers.heard(verifier, VERIFIER)
         results = self._queue.put_verdicts(unpack(frame, list[Verdict]))
         await self._durable()
@@ -136,8 +146,9 @@ class QueueService:
 
         Raises QueueError where it cannot fill for want of producers, and for a lineage that is not the present one.
         """
+        await self._owned()
         await self._recall(step)
-        batch = await poll(lambda: self._batch_or_producers(step, lineage), self._batches, wait_s)
+        batch = await self._poll(lambda: self._batch_or_producers(step, lineage), self._batches, wait_s)
         await self._durable()
         if batch is None:
             return None
@@ -150,15 +161,18 @@ class QueueService:
 
     async def commit(self, step: int) -> None:
         """Every checkpoint that is kept covers the batches up to `step`: what the journal holds of them alone is removed."""
+        await self._owned()
         before = self._facts()
         self._queue.commit(step)
         if self._journal is not None:
             self._journal.compact(self._queue.state.snapshot())
             await self._durable()
+            self._growth.committed(self._facts().num_bytes)
             logger.info("step=%d is committed, the journal was %d bytes in %d segments", step, before.num_bytes, before.segments)
 
     async def roll_back(self, step: int) -> int:
         """The learner goes on from the checkpoint of `step`; returns the new lineage."""
+        await self._owned()
         lineage = self._queue.roll_back(step)
         await self._durable()
         logger.warning(
@@ -190,8 +204,12 @@ class QueueService:
         return self._metrics_port
 
     async def keep_alive(self) -> None:
-        """The controller owns the run, as its lock has just proved: where it stops saying so, nothing is acknowledged any more."""
-        self._controller_heard_at = self._clock()
+        """The controller owns the run, as its lock has just proved: where it stops saying so, nothing changes any more."""
+        was_up = self._fence.is_up()
+        self._fence.heard()
+        if was_up:
+            logger.warning("the controller is back: the queue goes on")
+            self._ring_all()
 
     async def counts(self) -> bytes:
         """`QueueCounts`."""
@@ -215,6 +233,7 @@ class QueueService:
 
     async def close(self, is_finished: bool = True) -> bytes:
         """End; every waiter gets `Closed`. Answers with the final `QueueCounts`: a finished run holds nothing any more, another one goes on later."""
+        self._fence.lift()
         self._queue.close(is_finished=is_finished)
         self._ring_all()
         if self._journal is not None:
@@ -232,13 +251,21 @@ class QueueService:
     async def _durable(self) -> None:
         """Everything that has happened so far is in the journal, and this is still the run's queue. Raises QueueError where the journal fails for
         too long.
-
-        A controller that is silent for FENCE_S may have lost the run to another one, which begins from this journal: nothing is acknowledged then.
         """
         if self._journal is not None:
             await asyncio.wrap_future(self._journal.flushed())
-        while self._controller_heard_at is not None and self._clock() - self._controller_heard_at > FENCE_S and not self._queue.is_closed:
+        await self._owned()
+
+    async def _owned(self) -> None:
+        """The controller owns the run, or did FENCE_S ago. One that is silent may have lost it to another one, which begins from this journal:
+        nothing changes and nothing is acknowledged until it is heard again.
+        """
+        while self._fence.is_up():
             await self._closing.wait(self._tick_s)
+
+    async def _poll(self, take: Callable[[], T | None], bell: Bell, wait_s: float, *, is_over: Callable[[], bool] = lambda: False) -> T | None:
+        """A long poll that gets nothing while the fence is up."""
+        return await poll(lambda: None if self._fence.is_up() else take(), bell, wait_s, is_over=is_over)
 
     async def _recall(self, step: int) -> None:
         """The rollouts of an old batch come back from the journal."""
@@ -266,14 +293,20 @@ class QueueService:
         self._work.ring()
 
     def _show(self) -> None:
+        self._growth.look(self._facts().num_bytes)
         self._metrics.show(self._queue.counts(), oldest_held_s=self._queue.oldest_held_s(), journal_bytes=self._facts().num_bytes)
 
     def _watch(self) -> None:
         if self._journal is not None:
             self._journal.check()
+        if self._fence.is_up():
+            self._watched_at = self._clock()  # who waits for the controller is not silent
+            return
         now = self._clock()
         self._awake_s += min(now - self._watched_at, MAX_GAP_S)
         self._watched_at = now
+        if self._journal is not None and self._journal.is_snapshot_due():
+            self._journal.compact(self._queue.state.snapshot())
         given_back = self._queue.expire()
         for worker in self._producers.silent():
             logger.warning("worker=%s silent for too long; its work is given to others, look at its log", worker)

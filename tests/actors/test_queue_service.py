@@ -137,6 +137,8 @@ def test_a_batch_that_cannot_fill_is_an_error_once_nobody_replaces_the_last_prod
         await service.close()
         await watch
 
+    within_seconds(law())
+
 
 @pytest.mark.parametrize(("worker", "role"), [("g0", "generator"), ("v0", "verifier")])
 def test_a_worker_that_was_replaced_is_refused_whatever_it_still_brings(worker: str, role: str) -> None:
@@ -170,8 +172,6 @@ def test_nothing_is_acknowledged_while_the_controller_is_silent_for_too_long() -
         assert not handing_in.done()
         await service.keep_alive()
         assert all(result.is_accepted for result in unpack(await handing_in, list[PutResult]))
-
-    within_seconds(law())
 
     within_seconds(law())
 

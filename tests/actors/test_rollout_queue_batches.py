@@ -25,7 +25,7 @@ def test_verifiers_see_text_and_gold_and_a_late_verdict_is_refused() -> None:
     (work,) = queue.lease_unverified(9, verifier="v1")
     assert queue.put_verdicts([verdict_of(late)])[0].refused is RefuseReason.GONE_LEASE
     assert queue.put_verdicts([verdict_of(work, VerdictKind.WRONG)])[0].is_accepted
-    assert queue.put_verdicts([verdict_of(work)])[0].refused is RefuseReason.GONE_LEASE
+    assert queue.put_verdicts([verdict_of(work)])[0].refused is RefuseReason.DUPLICATE
     (judged,) = batch_of(queue, 1).rollouts
     assert judged.verdict.kind is VerdictKind.WRONG
 
