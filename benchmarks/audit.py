@@ -50,7 +50,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     incarnations: int
     segments: int
     missing_segments: int
-    """Numbers between two segments that nobody has, and one more where no segment is there at all."""
+    """Numbers between two segments that nobody has, or one where no segment is there at all.
+
+    A queue that dies before the first header of its segment is whole leaves such a number too, between two incarnations; the audit cannot tell.
+    """
     torn_bytes: int
     corrupt: int
     witnesses: int

@@ -6,6 +6,7 @@ whose collectives have a group of their own. Called by the learner actor; the fi
 `learner.checkpoint_state`.
 """
 
+import contextlib
 import logging
 import os
 import secrets
@@ -198,6 +199,10 @@ class Checkpoints:
         except _FailedError as error:
             self._give_up(copy, str(error))
             return str(error)
+        except LearnerError:  # the store is another learner's
+            with contextlib.suppress(OSError, StoreError):
+                self._store.remove(files.partial_of(copy.version, self._token))
+            raise
         finally:
             shutil.rmtree(copy.own, ignore_errors=True)
         if rank == 0:
