@@ -5,7 +5,8 @@ Owns the bytes: segments, group commit, replay, compaction. Called by the queue'
 The format, for whoever reads it without this code
 --------------------------------------------------
 A journal is a folder (or a prefix of an object store) of *segments* `NNNNNNNN.journal`: eight decimal digits, counting up; a number is missing
-where the segment was removed, or held nothing whole. With `queue.keep_segments` a removed segment lies under `archive/` with the same name and the
+where the segment was removed, or held nothing whole: never within one incarnation, and no incarnation is skipped. `lock` in a folder is held by the
+process that writes, and names it. With `queue.keep_segments` a removed segment lies under `archive/` with the same name and the
 same bytes. Read the segments by number, `archive/` first; a number that is in both places is the same segment (a crash fell between two steps of
 its move).
 

@@ -3,6 +3,7 @@
 Own names, durability and removal of segments; know nothing of what is in them. Called by the journal, by one thread at a time for each segment.
 """
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -88,7 +89,12 @@ class FolderFiles:
         self._lock = lock
 
     def segments(self) -> Sequence[tuple[int, int]]:
-        return sorted((int(path.stem), path.stat().st_size) for path in self._root.glob(f"*{SUFFIX}") if path.stem.isdigit())
+        found = []
+        for path in self._root.glob(f"*{SUFFIX}"):
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                if path.stem.isdigit():
+                    found.append((int(path.stem), path.stat().st_size))
+        return sorted(found)
 
     def read(self, number: int, *, offset: int = 0, size: int | None = None) -> bytes:
         with self._path(number).open("rb") as file:

@@ -6,6 +6,7 @@ writer's. An entry has its place when it is appended, so that a write that faile
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,7 @@ SEGMENT_BYTES = 64 * 2**20
 """A segment that is longer is followed by another one."""
 SNAPSHOT_AFTER = 1000
 """So many objects after a snapshot another one is due, where each group commit is one: an opening reads back to it."""
-LOOK_S = 1.0
+LOOK_S, LOOK_AT_OBJECTS_S = 1.0, 10.0
 """So often, and at each new segment, the journal is looked at for segments of somebody else."""
 HELD_S = 0.05
 """Between two questions whether writing is still held."""
@@ -88,7 +89,7 @@ class Journal:
         self._failure: QueueError | None = None
         self._is_closing = threading.Event()
         self._has_thread, self._is_held = has_thread, is_held
-        self._written, self._snapshot_at, self._looked_at = 0, 0, 0.0
+        self._written, self._snapshot_at, self._looked_at = 0, 0, -math.inf
         self._removal = Removal(files, is_kept=keep_segments, removed=self._removed)
         self._writer = threading.Thread(target=self._write_until_closed, name="journal", daemon=True)
 
@@ -295,16 +296,19 @@ class Journal:
             self._remove_covered()
 
     def _require_sole(self, newest: int, *, is_due: bool) -> None:
-        """Cheap enough before a commit: a listing once in a while, after a standstill, and at each new segment.
-
-        On an object store each commit's own segment is looked for as it is written, so that the listing is left to the while.
+        """Cheap enough before a commit: a listing once in a while, after a standstill, and at each new segment of a folder; an object that is there
+        already is found as it is written.
         """
-        is_new = newest > self._written and not self._files.is_one_commit_a_segment
-        if is_due or is_new or time.monotonic() - self._looked_at >= LOOK_S:
-            foreign = [number for number, _ in self._files.segments() if number > self._written]
-            if foreign:
-                raise TakenOver(f"another process has taken over: journal segment {foreign[0]:08d} is not this one's")
+        is_of_objects = self._files.is_one_commit_a_segment
+        is_new = newest > self._written and not is_of_objects
+        if is_due or is_new or time.monotonic() - self._looked_at >= (LOOK_AT_OBJECTS_S if is_of_objects else LOOK_S):
+            self._patiently(self._look)
             self._looked_at = time.monotonic()
+
+    def _look(self) -> None:
+        foreign = [number for number, _ in self._files.segments() if number > self._written]
+        if foreign:
+            raise TakenOver(f"another process has taken over: journal segment {foreign[0]:08d} is not this one's")
 
     def _commit(self, chunks: Sequence[tuple[Position, bytes]]) -> None:
         began = time.monotonic()
@@ -315,11 +319,14 @@ class Journal:
         self._observer.committed(sum(len(data) for _, data in chunks), time.monotonic() - began)
 
     def _write(self, number: int, data: bytes, *, offset: int) -> None:
+        self._patiently(lambda: self._files.append(number, data, offset=offset))
+        self._written = max(self._written, number)
+
+    def _patiently(self, do: Callable[[], None]) -> None:
         began = time.monotonic()
         while True:
             try:
-                self._files.append(number, data, offset=offset)
-                self._written = max(self._written, number)
+                do()
                 return
             except TakenOver:
                 raise

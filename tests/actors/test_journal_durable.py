@@ -17,6 +17,7 @@ from actors.journal.files import FolderFiles
 from actors.journal.journal import Journal
 from actors.queue.growth import FIRST_BYTES, Growth
 from actors.rollout_queue import RolloutQueue
+from rlvr.errors import QueueError
 from rlvr.records import Version
 
 ENTRY = Refused(kind="rollout", counts={"duplicate": 1})
@@ -142,16 +143,23 @@ def a_step_on(files: MemoryFiles, **settings: object) -> tuple[RolloutQueue, Jou
     return queue, journal
 
 
-def test_nothing_is_removed_before_the_snapshot_behind_it_is_durable() -> None:
-    files = MemoryFiles()
-    queue, journal = a_step_on(files, has_thread=False, retry_s=0.0, give_up_s=0.0)
-    journal.write()
-    journal.compact(queue.state.snapshot())
-    before = dict(files.data)
-    files.fail = OSError(28, "no space")
-    with pytest.raises(Exception, match="cannot be written"):
+@pytest.mark.parametrize("is_full", [True, False])
+def test_nothing_is_removed_before_the_snapshot_behind_it_is_durable(is_full: bool) -> None:
+    files = MemoryFiles(is_one_commit_a_segment=True)
+    _, journal = opened(files, has_thread=False, retry_s=0.0, give_up_s=0.0)
+    for _ in range(3):
+        journal.append(ENTRY)
         journal.write()
-    assert files.data == before
+    before = dict(files.data)
+    journal.compact(make_queue(0, lambda _: None).state.snapshot())
+    if is_full:
+        files.fail = OSError(28, "no space")
+        with pytest.raises(QueueError, match="cannot be written"):
+            journal.write()
+        assert files.data == before
+    else:
+        journal.write()
+        assert list(files.data) == [len(before) + 1]
     journal.release()
 
 

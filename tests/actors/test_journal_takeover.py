@@ -9,7 +9,7 @@ from queue_fakes import MemoryFiles, journal_on, planned, reopened
 from actors.journal.entries import Applied, Change, Refused
 from actors.journal.files import FolderFiles, ObjectFiles, SegmentFiles, TakenOver
 from actors.rollout_queue import RolloutQueue
-from rlvr.errors import QueueError
+from rlvr.errors import QueueError, StoreError
 from rlvr.store import FolderStore
 
 ENTRY = Refused(kind="rollout", counts={"duplicate": 1})
@@ -54,7 +54,7 @@ def test_who_is_taken_over_writes_nothing_more_and_what_the_other_one_wrote_stay
     new.append(ENTRY)
     new.write()
     before = bytes_of(tmp_path)
-    old._looked_at = 0.0  # LOOK_S ago
+    old._looked_at = float("-inf")  # LOOK_S ago
     old.append(ENTRY)
     with pytest.raises(TakenOver, match="another process has taken over"):
         old.write()
@@ -87,7 +87,7 @@ def test_an_overtaken_journal_fails_for_everybody_who_waits_and_for_good() -> No
     files = MemoryFiles()
     _, journal = reopened(files, make_queue)
     files.data[2] = files.data[1]
-    journal._looked_at = 0.0
+    journal._looked_at = float("-inf")
     journal.append(Applied(lineage=0, step=0, generator="g"))
     with pytest.raises(QueueError, match="taken over"):
         journal.flushed().result(timeout=20)
@@ -125,3 +125,24 @@ def test_a_missing_segment_is_named_whether_its_incarnation_is_there_or_not() ->
         disk = {number: data for number, data in files.data.items() if number not in missing}
         with pytest.raises(QueueError, match=f"segment {missing[0]:08d}.* is missing"):
             reopened(MemoryFiles(data=dict(disk)), make_queue)
+
+
+def test_a_listing_that_fails_for_a_while_is_asked_again() -> None:
+    class Moody(MemoryFiles):
+        failures = 0
+
+        def segments(self) -> list[tuple[int, int]]:
+            if self.failures:
+                self.failures -= 1
+                raise StoreError("busy")
+            return super().segments()
+
+    files = Moody()
+    _, journal = reopened(files, make_queue, has_thread=False, retry_s=0.0)
+    files.failures = 3
+    journal.append(ENTRY)
+    journal._looked_at = float("-inf")
+    journal.write()
+    assert journal.flushed().done()
+    assert files.failures == 0
+    journal.close()

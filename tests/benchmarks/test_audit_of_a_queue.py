@@ -138,3 +138,4 @@ def test_a_queue_that_crashes_and_rolls_back_has_its_books_in_order(tmp_path: Pa
     assert report.lineages > 1
     assert report.incarnations > 1
     assert report.consumed > 20
+    world.journal.close()
