@@ -14,7 +14,7 @@ from typing import TypeVar
 from actors.journal.journal import JournalFacts
 from actors.queue.bells import Bell, poll
 from actors.queue.desks import SAMPLING
-from actors.queue.fence import Fence
+from actors.queue.fence import FENCE_S, Fence
 from actors.queue.growth import Growth
 from actors.queue.metrics import QueueMetrics
 from actors.queue.opening import QueueSetup, open_queue
@@ -58,6 +58,7 @@ class QueueService:
         self._applied: dict[str, Version] = {}
         self._frame: tuple[int, int, bytes] = (0, 0, b"")  # lineage and step of the last batch, and how it was packed
         self._observed_step = self._queue.reached
+        self._is_said = False  # that the controller is silent
         self._work, self._answers, self._batches, self._closing = Bell(), Bell(), Bell(), Bell()
 
     async def run(self) -> None:
@@ -301,7 +302,11 @@ class QueueService:
             self._journal.check()
         if self._fence.is_up():
             self._watched_at = self._clock()  # who waits for the controller is not silent
+            if not self._is_said:
+                self._is_said = True
+                logger.warning("the controller is silent for %.0f s and may have lost the run: nothing is accepted until it is heard again", FENCE_S)
             return
+        self._is_said = False
         now = self._clock()
         self._awake_s += min(now - self._watched_at, MAX_GAP_S)
         self._watched_at = now

@@ -109,7 +109,7 @@ def test_a_long_poll_from_before_gets_nothing_while_the_controller_is_silent(tmp
     within_seconds(law())
 
 
-def test_no_lease_expires_and_no_worker_is_silent_while_the_controller_is(tmp_path: Path) -> None:
+def test_no_lease_expires_and_no_worker_is_silent_while_the_controller_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def law() -> None:
         clock = Clock()
         service = QueueService(pack(setup_of(tmp_path)), clock)
@@ -120,6 +120,7 @@ def test_no_lease_expires_and_no_worker_is_silent_while_the_controller_is(tmp_pa
             clock.now += 10.0
             await turns(2)
         assert await service.counts() == before
+        assert caplog.text.count("the controller is silent") == 1
         await service.close(False)
         await watch
 
