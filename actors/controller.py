@@ -148,11 +148,12 @@ class Controller:
         self._progress.say("starting: queue, verifiers, generators, learner")
         async with asyncio.TaskGroup() as group:
             interrupted = group.create_task(self.signals.wait(), name="interrupt")
+            beating = group.create_task(self._beat(), name="lock")  # from the start: a long replay must not look like a death
             starting = group.create_task(self._fleet.start_queue(), name="start queue")
             if not await _first(starting, interrupted):
-                return _cancelled(interrupted, starting)
+                return _cancelled(interrupted, starting, beating)
             loops = [group.create_task(_awaited(loop), name=name) for name, loop in self._fleet.loops().items()]
-            loops.append(group.create_task(self._beat(), name="lock"))
+            loops.append(beating)
             work = group.create_task(self._train_and_evaluate(), name="training")
             if not await _first(work, interrupted):
                 await self._stop_in_good_order(work)
@@ -241,7 +242,8 @@ class Controller:
         while True:
             try:
                 await asyncio.to_thread(self._run.lock.beat)
-                await self._fleet.queue.keep_alive()
+                if self._fleet.is_started:
+                    await self._fleet.queue.keep_alive()
             except StoreError as error:
                 logger.warning("the run's lock could not be renewed, trying again: %s", error)
             self._facts.employs(self._employed())
