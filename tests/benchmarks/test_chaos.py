@@ -92,10 +92,10 @@ def family() -> Iterator[tuple[Kin, "subprocess.Popen[str]", int]]:
     yield kin, parent, child
     kin.close()
     parent.kill()
-    parent.communicate()
     process = look(child)
     if process is not None:
-        send(process, signal.SIGKILL)
+        send(process, signal.SIGKILL)  # before the wait: it holds the parent's output open
+    parent.communicate()
 
 
 @pytest.mark.processes
