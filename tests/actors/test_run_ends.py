@@ -105,12 +105,12 @@ def test_deterministic_runs_are_equal_with_evaluations_on_the_way_and_several_gr
     assert facts(run_once(tmp_path / "one", *settings)) == facts(run_once(tmp_path / "other", *settings))
 
 
-def test_a_generator_that_dies_ends_the_run_loudly(tmp_path: Path) -> None:
+def test_a_generator_that_dies_once_too_often_ends_the_run_loudly(tmp_path: Path) -> None:
     def kill(_: int) -> None:
         [generator] = processes_of(str(tmp_path / "run"), named=b"ray::GeneratorActor")
         os.kill(generator, signal.SIGKILL)
 
-    finished = demo_run(tmp_path / "run", at="step 9/60", do=kill)
+    finished = demo_run(tmp_path / "run", "run.max_restarts=0", at="step 9/60", do=kill)
     assert finished.code == 1
     assert (finished.summary["stopped"], "generator-0" in finished.summary["error"]) == ("failed", True)
     assert finished.summary["steps"] >= 9
