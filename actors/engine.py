@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
+from actors import engine_sockets
 from actors.engine_device import check_can_run_on, check_same
 from actors.engine_process import close_context, start_vllm
 from actors.engine_pulse import Pulse
@@ -83,6 +84,7 @@ class Engine:
         try:
             check_same(settings.device, llm.vllm_config.device_config.device_type)
             await engine.sample(WARM_UP)
+            engine_sockets.note_semaphores()
         except EngineError:
             await engine.shutdown()
             raise

@@ -1,7 +1,8 @@
 """A folder for the sockets of one engine, which nobody else's files share and which does not outlive the engine by much.
 
-vLLM leaves its sockets behind where it is killed. So each engine's process makes a folder of its own and holds a lock in it; whoever starts or ends
-something of a run here removes the folders whose lock nobody holds. Standard library alone.
+vLLM leaves its sockets behind where it is killed, and its semaphores in shared memory, since what would clean them up is killed with it. So each
+engine's process makes a folder of its own, notes its semaphores there and holds a lock in it; whoever starts or ends something of a run here removes
+what belongs to folders whose lock nobody holds. Standard library alone.
 """
 
 import atexit
@@ -13,6 +14,9 @@ from pathlib import Path
 
 PREFIX = "firesteel-engine-"
 LOCK = "lock"
+SEMAPHORES = "semaphores"
+SHARED_MEMORY = Path("/dev/shm")
+_own: list[Path] = []
 
 
 def make() -> Path:
@@ -23,8 +27,20 @@ def make() -> Path:
     descriptor = os.open(making, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX)  # never closed: the lock ends with this process, however that ends
     making.rename(folder / LOCK)
+    _own.append(folder)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
+
+
+def note_semaphores() -> None:
+    """Write down the named semaphores that this process has mapped, once its engine stands. They are told by their inodes: glibc maps them under
+    another name before it gives them theirs."""
+    maps = Path("/proc/self/maps").read_text(errors="replace").splitlines()
+    mapped = {int(line.split(maxsplit=5)[4]) for line in maps if f"{SHARED_MEMORY}/sem." in line}
+    with os.scandir(SHARED_MEMORY) as there:
+        names = {file.name for file in there if file.name.startswith("sem.mp-") and file.inode() in mapped}
+    for folder in _own:
+        (folder / SEMAPHORES).write_text("\n".join(sorted(names)))
 
 
 def sweep() -> None:
@@ -36,8 +52,16 @@ def sweep() -> None:
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _unlink_semaphores(folder)
             shutil.rmtree(folder, ignore_errors=True)
         except OSError:
             continue
         finally:
             os.close(descriptor)
+
+
+def _unlink_semaphores(folder: Path) -> None:
+    noted = folder / SEMAPHORES
+    for name in noted.read_text().split() if noted.is_file() else ():
+        if name.startswith("sem.mp-"):
+            (SHARED_MEMORY / name).unlink(missing_ok=True)

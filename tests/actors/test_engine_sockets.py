@@ -47,6 +47,34 @@ def test_an_engine_that_ends_by_itself_leaves_no_folder(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
+HOLD = """
+import multiprocessing, os, signal, tempfile
+from multiprocessing import resource_tracker
+tempfile.tempdir = {folder!r}
+from actors import engine_sockets
+engine_sockets.make()
+held = multiprocessing.get_context("spawn").Semaphore()
+engine_sockets.note_semaphores()
+os.kill(resource_tracker._resource_tracker._pid, signal.SIGKILL)  # as it dies with the group of a killed actor
+print(held._semlock.name, flush=True)
+input()
+"""
+
+
+@pytest.mark.processes
+def test_the_semaphores_of_a_killed_engine_go_and_those_of_a_living_one_stay(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", HOLD.format(folder=str(tmp_path))], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout is not None
+        semaphore = engine_sockets.SHARED_MEMORY / f"sem.{process.stdout.readline().strip().removeprefix('/')}"
+        engine_sockets.sweep()
+        assert semaphore.exists()
+        process.kill()
+        process.wait()
+        engine_sockets.sweep()
+        assert not semaphore.exists()
+
+
 def test_a_folder_that_is_being_made_stays(tmp_path: Path) -> None:
     making = tmp_path / f"{engine_sockets.PREFIX}new"
     making.mkdir()
