@@ -6,6 +6,7 @@ what belongs to folders whose lock nobody holds. Standard library alone.
 """
 
 import atexit
+import contextlib
 import fcntl
 import os
 import shutil
@@ -33,10 +34,13 @@ def make() -> Path:
 
 
 def note_semaphores() -> None:
-    """Write down the named semaphores that this process has mapped, once its engine stands. They are told by their inodes: glibc maps them under
-    another name before it gives them theirs."""
-    maps = Path("/proc/self/maps").read_text(errors="replace").splitlines()
-    mapped = {int(line.split(maxsplit=5)[4]) for line in maps if f"{SHARED_MEMORY}/sem." in line}
+    """Write down the named semaphores that this process and those of its engine have mapped, once the engine stands. They are told by their inodes:
+    glibc maps them under another name before it gives them theirs."""
+    mapped: set[int] = set()
+    for pid in _family(os.getpid()):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            maps = Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines()
+            mapped |= {int(line.split(maxsplit=5)[4]) for line in maps if f"{SHARED_MEMORY}/sem." in line}
     with os.scandir(SHARED_MEMORY) as there:
         names = {file.name for file in there if file.name.startswith("sem.mp-") and file.inode() in mapped}
     for folder in _own:
@@ -65,3 +69,13 @@ def _unlink_semaphores(folder: Path) -> None:
     for name in noted.read_text().split() if noted.is_file() else ():
         if name.startswith("sem.mp-"):
             (SHARED_MEMORY / name).unlink(missing_ok=True)
+
+
+def _family(pid: int) -> list[int]:
+    """The process and all that descend from it."""
+    found = [pid]
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in children.read_text().split():
+                found += _family(int(child))
+    return found
