@@ -45,6 +45,16 @@ class VerifyStage(enum.StrEnum):
     WORKER = "worker"
 
 
+class NodePart(enum.StrEnum):
+    """What a node of the cluster is for, as its label rlvr.io/role says."""
+
+    CONTROLLER = "controller"
+    GENERATOR = "generator"
+    VERIFIER = "verifier"
+    LEARNER = "learner"
+    SHARED = "shared"  # without that label, such as a laptop
+
+
 class EvalSplit(enum.StrEnum):
     TRAIN = "train"  # the training problems
     HELD_OUT = "held_out"  # the first greedy evaluation set
@@ -83,6 +93,7 @@ _QUEUE = _specs(
     Role.QUEUE,
     ("gauge", "rlvr_slots", "slots", "Slots taken, by the state of their rollout.", {"state": SlotState}),
     ("gauge", "rlvr_slots_limit", "slots", "Slots that may be taken at once: (max_staleness + 1) * rollouts per step."),
+    ("gauge", "rlvr_max_staleness_versions", "versions", "The configured bound on staleness; 0 = on-policy."),
     ("counter", "rlvr_rollouts_accepted_total", "rollouts", "Rollouts accepted from generators; equals trained + dropped + held."),
     ("counter", "rlvr_rollouts_trained_total", "rollouts", "Rollouts handed to the learner in a batch."),
     ("counter", "rlvr_rollouts_dropped_total", "rollouts", "Accepted rollouts that will not train, by reason.", {"reason": DropReason}),
@@ -146,6 +157,7 @@ _VERIFIER = _specs(
 _LEARNER = _specs(
     Role.LEARNER,
     ("gauge", "rlvr_learner_step", "steps", "Steps trained."),
+    ("gauge", "rlvr_learner_step_unixtime_seconds", "seconds", "Unix time at which the last step ended; 0 before the first."),
     ("gauge", "rlvr_published_version", "steps", "Step of the newest published policy version."),
     ("counter", "rlvr_learner_wait_seconds_total", "seconds", "Seconds for which the learner waited for a batch."),
     ("counter", "rlvr_tokens_trained_total", "tokens", "Completion tokens of trained rollouts; per rollout, the mean length trained."),
@@ -165,6 +177,8 @@ _LEARNER = _specs(
     ("histogram", "rlvr_checkpoint_seconds", "seconds", "Seconds from the start of a checkpoint until it is durable.", _SECONDS),
     ("histogram", "rlvr_checkpoint_pause_seconds", "seconds", "Seconds for which training stood for a checkpoint.", _SECONDS),
     ("gauge", "rlvr_checkpoint_step", "steps", "Step of the newest durable checkpoint."),
+    ("gauge", "rlvr_checkpoint_every_steps", "steps", "Steps between checkpoints, as configured; 0 = only at the end."),
+    ("gauge", "rlvr_checkpoint_unixtime_seconds", "seconds", "Unix time at which the newest checkpoint became durable; 0 before the first."),
     ("counter", "rlvr_checkpoint_failures_total", "checkpoints", "Checkpoints that could not be written, or were found damaged."),
     ("gauge", "rlvr_weight_epoch", "epochs", "Epoch of the broadcast group: how often it was formed."),
     ("gauge", "rlvr_weight_receivers", "receivers", "Members of the broadcast group, without the sender."),
@@ -178,6 +192,13 @@ _CONTROLLER = _specs(
     ("counter", "rlvr_restarts_total", "actors", "Actors replaced, by part and cause.", {"part": Role, "cause": LossCause}),
     ("histogram", "rlvr_recovery_seconds", "seconds", "Seconds from noticing a loss until the replacement works, by part.", {"part": Role}, _SECONDS),
     ("gauge", "rlvr_nodes_draining", "nodes", "Ray nodes that are going away."),
+    ("gauge", "rlvr_nodes", "nodes", "Ray nodes alive, by what they are for.", {"part": NodePart}),
+    ("gauge", "rlvr_nodes_unpriced", "nodes", "Ray nodes alive whose price nobody gave: their cost is missing from the total."),
+    ("counter", "rlvr_node_seconds_total", "seconds", "Seconds for which nodes were alive, idle or not; kept over restarts.", {"part": NodePart}),
+    ("counter", "rlvr_gpu_seconds_total", "seconds", "The same, times the GPUs of the node.", {"part": NodePart}),
+    ("counter", "rlvr_cost_usd_total", "usd", "US dollars that the nodes have cost; kept over restarts.", {"part": NodePart}),
+    ("gauge", "rlvr_cost_usd_per_hour", "usd", "US dollars that the nodes alive cost in an hour.", {"part": NodePart}),
+    ("gauge", "rlvr_cost_budget_usd", "usd", "US dollars that the run may cost, as configured; 0 = no budget."),
     ("gauge", "rlvr_accuracy_ratio", "ratio", "Accuracy of the newest evaluation.", {"split": EvalSplit}),
     ("gauge", "rlvr_evaluated_version", "steps", "Step of the version that the newest evaluation measured.", {"split": EvalSplit}),
     ("histogram", "rlvr_evaluation_seconds", "seconds", "Seconds of one evaluation.", _SECONDS),

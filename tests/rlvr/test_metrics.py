@@ -11,7 +11,7 @@ from rlvr.errors import UserError
 from rlvr.metrics import CATALOGUE, MetricSpec, Registry, Role
 from rlvr.records import VerdictKind
 
-UNITS = {"seconds", "bytes", "tokens", "versions", "nats", "ratio"}
+UNITS = {"seconds", "bytes", "tokens", "versions", "nats", "ratio", "usd"}
 
 
 def scrape(port: int) -> dict[str, float]:
