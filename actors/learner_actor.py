@@ -23,8 +23,8 @@ from actors import cluster
 from actors.evaluation import is_evaluated
 from actors.learner_metrics import measure_broadcast, measure_checkpoint, measure_membership, measure_step
 from actors.queue.client import PATIENCE_S, BlockingQueueClient
-from actors.rollout_files import compress
-from actors.store_actor import StoreAddress, open_store
+from actors.run.rollout_files import compress
+from actors.run.store_actor import StoreAddress, open_store
 from actors.version_writer import VersionWriter
 from learner import process_group, rank_channel
 from learner.broadcaster import Broadcaster, Membership
@@ -58,7 +58,7 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
     wait_s: float
     """Seconds the learner waited for this step's batch."""
     rollouts: bytes
-    """The step's kept rollouts, compressed (`actors.rollout_files`)."""
+    """The step's kept rollouts, compressed (`actors.run.rollout_files`)."""
 
 
 class Published(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from statistics import median
 from actors.journal.files import FolderFiles
 from actors.journal.journal import Journal
 from actors.queue.opening import QueueSetup, build_queue, replay
-from actors.rollout_queue import RolloutQueue
+from actors.queue.rollout_queue import RolloutQueue
 from benchmarks.record import Claim, write
 from benchmarks.rollout_queue import NUM_TOKENS, PIECE, rollouts_of, verdicts_of
 from rlvr.config import Config, PromptsConfig, RolloutConfig, RunConfig

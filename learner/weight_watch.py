@@ -1,7 +1,7 @@
 """A look at what the receivers of one engine have staged, from another process of the same run.
 
 Owns the agreement on the version that an engine applies next: a version is returned only after every receiver of the engine has said that it holds
-it, and then it stays with each of them until it is taken or another one is asked for. Called by `actors.engine`. Knows no Ray, no vLLM.
+it, and then it stays with each of them until it is taken or another one is asked for. Called by `actors.engine.engine`. Knows no Ray, no vLLM.
 """
 
 import threading

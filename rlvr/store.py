@@ -1,7 +1,7 @@
 """One place for what must outlive any process: checkpoints, journal, version log, lock and history of a run.
 
-Owns how bytes get there whole and durable, in a folder (`FolderStore`) or behind an fsspec URL (`ObjectStore`); `actors.store_actor` reaches a folder
-that another host has. Called by queue, learner, generators and controller; knows none of them. Blocking and safe to call from any thread.
+Owns how bytes get there whole and durable, in a folder (`FolderStore`) or behind an fsspec URL (`ObjectStore`); `actors.run.store_actor` reaches a
+folder that another host has. Called by queue, learner, generators and controller; knows none of them. Blocking and safe to call from any thread.
 
 Names are relative, with "/" between their parts. Whoever needs several files to appear together writes them, then a marker last: on an object store
 no two files change at once. A file that is not there is a FileNotFoundError; whatever else goes wrong is a StoreError that names the file.

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from actors.engine import Engine, SampleRequest, Sampling
-from actors.engine_settings import EngineSettings
+from actors.engine.engine import Engine, SampleRequest, Sampling
+from actors.engine.settings import EngineSettings
 from actors.evaluation import EvaluationPrompt, EvaluationResult, EvaluationRun, EvaluationSample, as_unverified, results
 from actors.prepare import check_golds, render_prompts
 from actors.tokenizer import Tokenizer

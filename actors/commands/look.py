@@ -13,9 +13,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from actors.live_run import ask_status, silence
-from actors.rollout_files import KeptRollout, decompress
-from actors.run_folder import EVALUATIONS, EVENTS, METRICS, RunFolder
+from actors.run.folder import EVALUATIONS, EVENTS, METRICS, RunFolder
+from actors.run.live_run import ask_status, silence
+from actors.run.rollout_files import KeptRollout, decompress
 from rlvr.config_file import dump_config, load_config
 from rlvr.config_schema import explain
 from rlvr.errors import ConfigError, UserError

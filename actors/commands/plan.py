@@ -11,9 +11,9 @@ from rich.console import Console
 
 from actors.evaluation import is_evaluated
 from actors.prepare import check_golds, check_sandbox
-from actors.resume import Finished, Mode, Resume, Start, decide
-from actors.run_folder import check_can_create
-from actors.service import check_port
+from actors.run.folder import check_can_create
+from actors.run.resume import Finished, Mode, Resume, Start, decide
+from actors.run.service import check_port
 from rlvr import config_rules
 from rlvr.config import Config
 from rlvr.config_file import load_config

@@ -15,19 +15,20 @@ from pathlib import Path
 import ray
 from rich.console import Console
 
-from actors import cluster, orphan_guard
+from actors import cluster
 from actors.cluster import Cluster
-from actors.controller import FINISHED, INTERRUPTED, Controller
-from actors.final_table import final_table
+from actors.fleet.controller import FINISHED, INTERRUPTED, Controller
 from actors.prepare import check_sandbox, prepare
-from actors.progress import RunProgress
-from actors.resume import Finished, Mode, OpenRun, Resume, Start, decide, open_run
-from actors.run_folder import EVALUATIONS, RunFolder
-from actors.run_place import check_can_create, store_root
-from actors.service import check_port
+from actors.run import orphan_guard
+from actors.run.final_table import final_table
+from actors.run.folder import EVALUATIONS, RunFolder
+from actors.run.place import check_can_create, store_root
+from actors.run.progress import RunProgress
+from actors.run.resume import Finished, Mode, OpenRun, Resume, Start, decide, open_run
+from actors.run.service import check_port
+from actors.run.store_actor import StoreAddress
+from actors.run.summary import Summary
 from actors.signals import exit_on_sigterm
-from actors.store_actor import StoreAddress
-from actors.summary import Summary
 from rlvr import config_rules
 from rlvr.config import Config
 from rlvr.config_file import load_config

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from actors.live_run import steer
-from actors.run_folder import RunFolder
+from actors.run.folder import RunFolder
+from actors.run.live_run import steer
 
 
 def stop(run_dir: Path) -> None:

@@ -6,7 +6,7 @@ Owns when that is so. The queue's service asks before each change and each answe
 from collections.abc import Callable
 
 FENCE_S = 20.0
-"""Shorter than an owner of the run may be silent before another one takes over (`actors.run_lock`)."""
+"""Shorter than an owner of the run may be silent before another one takes over (`actors.run.lock`)."""
 
 
 class Fence:

@@ -13,7 +13,7 @@ import msgspec
 from actors.journal.entries import Change, Group, Header, Snapshot
 from actors.journal.files import FolderFiles, ObjectFiles, SegmentFiles
 from actors.journal.journal import Journal, Observer
-from actors.rollout_queue import RolloutQueue
+from actors.queue.rollout_queue import RolloutQueue
 from rlvr.config import Config
 from rlvr.problems import Problem
 from rlvr.step_plan import StepPlanner

@@ -1,6 +1,6 @@
 """The rollout queue as a service: wire frames in and out, long polls, heartbeats, expiry by our clock.
 
-Owns the waiting around `actors.rollout_queue`, which decides everything. `actors.queue.actor` makes a Ray actor of it; knows no Ray itself.
+Owns the waiting around `actors.queue.rollout_queue`, which decides everything. `actors.queue.actor` makes a Ray actor of it; knows no Ray itself.
 A long poll waits at most `wait_s`, for a bell that rings when there may be something; closing raises `Closed` at all of them.
 Everybody who works for the queue calls it, or `beat`, more often than every `silence_s`: who is silent longer loses its leases.
 """

@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from actors.run_folder import RunFolder
+from actors.run.folder import RunFolder
 from benchmarks import record
 from benchmarks.record import Claim
 from recipes.demo import report

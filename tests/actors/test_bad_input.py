@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from actors import cli
-from actors.run_folder import RunFolder
+from actors.run.folder import RunFolder
 from recipes.demo.base import Recipe, make_tokenizer
 from rlvr.config import Config
 

@@ -10,7 +10,7 @@ import tomli_w
 from actors.journal.files import FolderFiles
 from actors.journal.journal import Journal
 from actors.queue.opening import QueueSetup, build_queue, replay
-from actors.rollout_queue import RolloutQueue
+from actors.queue.rollout_queue import RolloutQueue
 from benchmarks.audit import audit
 from rlvr.config import Config, PromptsConfig, RolloutConfig, RunConfig
 from rlvr.problems import Problem

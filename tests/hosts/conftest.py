@@ -1,4 +1,4 @@
-"""Hosts for these tests, and the modules of tests/actors that start whole runs."""
+"""Hosts for these tests, and the modules of tests/runs that start whole runs."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "actors"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "runs"))
 
 from hosts import Network, why_not
 

@@ -19,7 +19,7 @@ import torch
 from hosts import PORT, Host, until
 from runs import FIRESTEEL, ROOT, Finished, get
 
-from actors.rollout_files import KeptRollout, decompress
+from actors.run.rollout_files import KeptRollout, decompress
 from recipes.demo.base import Recipe, make_model, save
 
 SETTINGS = (

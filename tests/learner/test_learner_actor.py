@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tiny_models import batch, config, learner
 
 from actors.learner_actor import LearnerActor, Published, StepResult
-from actors.store_actor import StoreActor, StoreAddress
+from actors.run.store_actor import StoreActor, StoreAddress
 from learner import version_log
 from learner.checkpoint_report import Damaged, Saved
 from rlvr.config import Config, LearnerConfig, RunConfig

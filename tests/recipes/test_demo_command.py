@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from demo_runs import CONTROLS, write_run
 
-from actors.run_folder import RunAddress, RunFolder
+from actors.run.folder import RunAddress, RunFolder
 from benchmarks import record
 from recipes.demo import __main__ as demo
 from recipes.demo.controls import ARMS, WRONG_LABEL
