@@ -96,7 +96,8 @@ class LearnerActor:
         self._backend: Backend = backend
         self._stop = threading.Event()
         self._news: handoff.Queue[News] = handoff.Queue()
-        self._metrics = Registry(role="learner", replica=f"learner-{rank}")
+        self._metrics = Registry(role="learner", replica=f"learner-{rank}", shows=rank == 0)
+        self._metrics.gauge("rlvr_checkpoint_every_steps").set(config.run.checkpoint_every_steps)
         self._store: Store | None = None
         self._learner: Learner | None = None
         self._checkpoints: Checkpoints | None = None
@@ -111,12 +112,12 @@ class LearnerActor:
         """This rank's host and process, the port of the ranks' store, and where its metrics are."""
         host = cluster.node_address()
         self._rank_store = process_group.open_store(host) if self._rank == 0 else None
-        bind = self._config.metrics.bind
+        metrics = self._config.metrics
         return RankAddress(
             host=host,
             store_port=self._rank_store.port if self._rank_store else 0,
-            metrics_host=cluster.metrics_host(bind),
-            metrics_port=self._metrics.serve(bind),
+            metrics_host=cluster.metrics_host(metrics.bind),
+            metrics_port=self._metrics.serve(metrics.bind, metrics.actor_port),
             pid=os.getpid(),
             node_id=ray.get_runtime_context().get_node_id(),
         )

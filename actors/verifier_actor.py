@@ -58,7 +58,7 @@ class VerifierActor:
         self._metrics = Registry(role="verifier", replica=replica)
         self._training = Verifier.for_training(config)
         self._evaluation = Verifier.for_evaluation(config, beside=self._training)  # asks the same children
-        self._bind = config.metrics.bind
+        self._settings = config.metrics
         self._workers = config.verifiers.workers
         self._is_leaving = False
         self._judging: set[str] = set()  # leases
@@ -68,8 +68,8 @@ class VerifierActor:
         await asyncio.to_thread(self._training.start)
         await asyncio.to_thread(self._evaluation.start)
         return VerifierAddress(
-            host=cluster.metrics_host(self._bind),
-            metrics_port=self._metrics.serve(self._bind),
+            host=cluster.metrics_host(self._settings.bind),
+            metrics_port=self._metrics.serve(self._settings.bind, self._settings.actor_port),
             pid=os.getpid(),
             node_id=ray.get_runtime_context().get_node_id(),
         )

@@ -249,6 +249,23 @@ class WeightsConfig(Table, frozen=True, kw_only=True):
 class MetricsConfig(Table, frozen=True, kw_only=True):
     bind: Annotated[str, Meta(description="address on which metrics and service discovery are served")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="of the controller's service discovery; 0 = a free one")] = 0
+    actor_port: Annotated[
+        int, Meta(ge=0, le=65535, description="first port that an actor tries for its metrics; it takes the next free one of 100. 0 = any free one")
+    ] = 0
+
+
+UsdPerHour = Annotated[float, Meta(ge=0.0)]
+
+
+class CostConfig(Table, frozen=True, kw_only=True):
+    controller_usd_per_hour: Annotated[
+        UsdPerHour | None, Meta(description="US dollars an hour of a node labelled rlvr.io/role = controller without the label rlvr.io/usd-per-hour")
+    ] = None
+    generator_usd_per_hour: Annotated[UsdPerHour | None, Meta(description="the same of a generator node")] = None
+    verifier_usd_per_hour: Annotated[UsdPerHour | None, Meta(description="the same of a verifier node")] = None
+    learner_usd_per_hour: Annotated[UsdPerHour | None, Meta(description="the same of a learner node")] = None
+    shared_usd_per_hour: Annotated[UsdPerHour | None, Meta(description="the same of a node without a role, such as a machine for everything")] = None
+    budget_usd: Annotated[float, Meta(ge=0.0, description="US dollars that the run may cost before an alert says so; 0 = no budget")] = 0.0
 
 
 class Config(Table, frozen=True, kw_only=True):
@@ -270,3 +287,4 @@ class Config(Table, frozen=True, kw_only=True):
     queue: QueueConfig = QueueConfig()
     weights: WeightsConfig = WeightsConfig()
     metrics: MetricsConfig = MetricsConfig()
+    cost: CostConfig = CostConfig()

@@ -5,12 +5,15 @@ replica) come from service discovery, not from here. Names carry base units; lab
 """
 
 import enum
+import errno
 import itertools
 from collections.abc import Iterator
 from typing import Any, Literal, TypeVar
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
+from prometheus_client import Metric as PromMetric
+from prometheus_client.registry import Collector
 
 from rlvr.errors import UserError
 from rlvr.records import DropReason, FinishReason, PartialFate, VerdictKind, WorkerLoss
@@ -59,6 +62,9 @@ class EvalSplit(enum.StrEnum):
     TRAIN = "train"  # the training problems
     HELD_OUT = "held_out"  # the first greedy evaluation set
 
+
+PORTS = 100
+"""Ports that an actor tries, from the first one on: many may run on one host."""
 
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -212,10 +218,12 @@ Metric = TypeVar("Metric", Counter, Gauge, Histogram)
 class Registry:
     """The metrics of one actor: those of its role, all at zero from the start, and those of its process."""
 
-    def __init__(self, role: str, replica: str) -> None:
+    def __init__(self, role: str, replica: str, *, shows: bool = True) -> None:
+        """shows: False = only the process is served, as of a learner rank whose facts rank 0 tells: gauges must not be told twice."""
         self.role, self.replica = Role(role), replica
         self.collectors = CollectorRegistry()
-        self._metrics = {spec.name: _make(spec, self.collectors) for spec in CATALOGUE if spec.role == self.role}
+        shown = self.collectors if shows else CollectorRegistry()
+        self._metrics = {spec.name: _make(spec, shown) for spec in CATALOGUE if spec.role == self.role}
         self._totals: dict[tuple[object, ...], float] = {}
         self._server: Any = None
         ProcessCollector(registry=self.collectors)
@@ -240,13 +248,26 @@ class Registry:
             self.counter(name, **labels).inc(growth)
             self._totals[key] = total
 
-    def serve(self, bind: str, port: int = 0) -> int:
-        """Serve `/metrics` on a thread; returns the port, a free one where 0 is asked. Raises UserError where it cannot be had."""
-        try:
-            self._server, self._thread = start_http_server(port, addr=bind, registry=self.collectors)
-        except OSError as error:
-            raise UserError(f"metrics.bind: metrics cannot be served on {bind}:{port}: {error.strerror or error}") from error
-        return int(self._server.server_port)
+    def add(self, others: CollectorRegistry, *, prefix: str) -> None:
+        """Serve the metrics of another registry too, those whose names begin with `prefix`: a library's own, under their public names."""
+        self.collectors.register(_Others(others, prefix))
+
+    def serve(self, bind: str, first_port: int = 0) -> int:
+        """Serve `/metrics` on a thread, on the first free one of PORTS ports from `first_port`; 0 = on any free one. Returns the port.
+
+        Raises UserError where there is none, or `bind` is no address of this machine.
+        """
+        candidates = range(first_port, min(first_port + PORTS, 65536)) if first_port else range(1)
+        for port in candidates:
+            try:
+                self._server, self._thread = start_http_server(port, addr=bind, registry=self.collectors)
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE and port != candidates[-1]:
+                    continue
+                where = f"{bind}, ports {candidates[0]} to {candidates[-1]}" if first_port else bind
+                raise UserError(f"metrics.bind and metrics.actor_port: metrics cannot be served on {where}: {error.strerror or error}") from error
+            return int(self._server.server_port)
+        raise AssertionError("a range of ports is never empty")
 
     def close(self) -> None:
         """Stop serving; without effect where nothing is served."""
@@ -266,6 +287,16 @@ class Registry:
         if not labels:
             return metric
         return metric.labels(**{label: values(labels[label]).value for label, values in spec.labels})
+
+
+class _Others(Collector):
+    """The families of another registry whose names begin with a prefix."""
+
+    def __init__(self, others: CollectorRegistry, prefix: str) -> None:
+        self._others, self._prefix = others, prefix
+
+    def collect(self) -> Iterator[PromMetric]:
+        return (family for family in self._others.collect() if family.name.startswith(self._prefix))
 
 
 def _make(spec: MetricSpec, collectors: CollectorRegistry) -> Counter | Gauge | Histogram:

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from actors.run.cost import CostSummary, in_words
 from actors.run.folder import EVALUATIONS, EVENTS, METRICS, RunFolder
 from actors.run.live_run import ask_status, silence
 from actors.run.rollout_files import KeptRollout, decompress
@@ -95,6 +97,8 @@ def _show_live(console: Console, live: dict[str, Any]) -> None:
         highlight=False,
     )
     console.print(_facts_table(live))
+    if words := in_words(msgspec.convert(live["cost"], CostSummary)):
+        console.print(words, markup=False, highlight=False, soft_wrap=True)
     table = Table("role", "replica", "metrics")
     for actor in live["actors"]:
         table.add_row(actor["role"], actor["replica"], actor["address"])

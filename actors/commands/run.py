@@ -20,6 +20,7 @@ from actors.cluster import Cluster
 from actors.fleet.controller import FINISHED, INTERRUPTED, Controller
 from actors.prepare import check_sandbox, prepare
 from actors.run import orphan_guard
+from actors.run.cost import in_words
 from actors.run.final_table import final_table
 from actors.run.folder import EVALUATIONS, RunFolder
 from actors.run.place import check_can_create, store_root
@@ -51,6 +52,8 @@ def run(file: Path, overrides: Sequence[str], run_dir: Path | None, *, resume: M
     table = final_table(folder.read(EVALUATIONS), config.evaluation.report)
     if table is not None:
         Console().print(table)
+    if words := in_words(summary.cost):
+        Console().print(words, markup=False, highlight=False, soft_wrap=True)
     Console().print(f"{summary.stopped}: {folder.path}", markup=False, highlight=False, soft_wrap=True)
     return {FINISHED: 0, INTERRUPTED: signal_code}.get(summary.stopped, 1)
 

@@ -22,6 +22,7 @@ from actors.cluster import Cluster, metrics_host
 from actors.evaluation import TRAIN_SET, EvaluationResult, headline_set
 from actors.fleet.blueprints import Blueprints
 from actors.fleet.checkpoint_keeper import CheckpointKeeper
+from actors.fleet.cost import CostMeter
 from actors.fleet.evaluation_keeper import EvaluationKeeper
 from actors.fleet.fleet import Fleet
 from actors.fleet.training import Training
@@ -77,7 +78,8 @@ class Controller:
         self._metrics = Registry(role="controller", replica="controller")
         journal = f"{address.where.rstrip('/')}/journal"
         blueprints = Blueprints(config, plan, cluster, store=address, journal=journal, resumes=self._facts.resumes)
-        self._fleet = Fleet(blueprints, run.store, metrics=self._metrics, event=run.folder.event)
+        cost = CostMeter(config.cost, self._metrics, before=self._facts.before.costs)
+        self._fleet = Fleet(blueprints, run.store, metrics=self._metrics, cost=cost, event=run.folder.event)
         self._evaluations = EvaluationKeeper(
             config, plan, generators=self._fleet.generators, verifiers=self._fleet.verifiers, take=self._write_evaluation
         )
@@ -247,11 +249,12 @@ class Controller:
             except StoreError as error:
                 logger.warning("the run's lock could not be renewed, trying again: %s", error)
             self._facts.employs(self._employed())
-            self._count_restarts()
+            self._take_totals()
             await asyncio.to_thread(self._keeper.write_facts)
             await asyncio.sleep(BEAT_S)
 
-    def _count_restarts(self) -> None:
+    def _take_totals(self) -> None:
+        self._facts.costs = self._fleet.cost.so_far()
         replaced = Counter(name.partition("-")[0] for name in self._fleet.restarts.total.elements())
         self._facts.restarts = Counter(self._before_restarts) + replaced
 
@@ -277,7 +280,7 @@ class Controller:
             workers = self._fleet.generators.standing
             pauses = [await self._last_word(worker.name, outcome(worker.name, worker.handle.pause_seconds_max.remote())) for worker in workers]
             self._facts.pauses += [pause for pause in pauses if pause is not None]
-        self._count_restarts()
+        self._take_totals()
         summary = self._facts.summary(stopped=stopped, error=error)
         try:
             self._folder.write_json(SUMMARY, summary)

@@ -14,6 +14,7 @@ from actors.calls import STILL_WAITING_S, outcome_within
 from actors.cluster import metrics_host
 from actors.engine.settings import BroadcastAddress
 from actors.fleet.blueprints import Blueprints
+from actors.fleet.cost import CostMeter
 from actors.fleet.evaluation_keeper import EvaluationKeeper
 from actors.fleet.learner_group import LearnerGroup
 from actors.fleet.queue_keeper import QueueKeeper
@@ -41,8 +42,9 @@ Event = Callable[..., None]
 class Fleet:
     """The parts of one run and their loops."""
 
-    def __init__(self, blueprints: Blueprints, store: Store, *, metrics: Registry, event: Event) -> None:
+    def __init__(self, blueprints: Blueprints, store: Store, *, metrics: Registry, cost: CostMeter, event: Event) -> None:
         """event: (kind, **facts), kept in events.jsonl."""
+        self.cost = cost
         self._blueprints = blueprints
         self._config = blueprints.config
         self._store = store

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 WATCH_S = 0.5
 NODES_S = 2.0
 LOOK_S = 5.0
+COST_S = 5.0
 AWAITED = "generator-awaited"
 """Stands for generators whose nodes have not come yet."""
 
@@ -43,7 +44,12 @@ class FleetWatch:
         self._nodes_missed_at: float | None = None
 
     def loops(self) -> dict[str, Awaitable[Any]]:
-        return {"silence": self._watch_silence(), "nodes": self._follow_nodes(), "scaling": self._scale_by_metrics()}
+        return {
+            "silence": self._watch_silence(),
+            "nodes": self._follow_nodes(),
+            "scaling": self._scale_by_metrics(),
+            "cost": self._count_cost(),
+        }
 
     async def _watch_silence(self) -> Never:
         """Finds workers that live and work no more: the queue has not heard of them for too long, and may have struck them off already."""
@@ -102,6 +108,12 @@ class FleetWatch:
                             self._event("draining", part=pool.role, name=worker.name, node=worker.address.node_id)
                             leaves.create_task(pool.leave(worker))
             await asyncio.sleep(NODES_S)
+
+    async def _count_cost(self) -> Never:
+        """Every node that lives is paid for, whatever it does."""
+        while True:
+            self._fleet.cost.count(await asyncio.to_thread(nodes.live_nodes))
+            await asyncio.sleep(COST_S)
 
     async def _await_nodes(self) -> None:
         """Without a node for generators the run waits: the learner hears that some are expected, and people that there is none."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import prometheus_client
 import ray
 
 from actors import cluster
@@ -28,6 +29,9 @@ from rlvr.records import Version
 from rlvr.store import Store
 
 logger = logging.getLogger(__name__)
+
+VLLM_METRICS = "vllm:"
+"""Names of vLLM's own metrics begin so."""
 
 
 class GeneratorAddress(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,10 +82,11 @@ class GeneratorActor:
         log = StoredVersions(open_store(*self._store))
         self._engine = await Engine.start(self._engine_settings)
         self._generator = Generator(self._settings, engine=self._engine, queue=self._queue, decoder=decoder, log=log, metrics=self._metrics)
-        bind = self._config.metrics.bind
+        self._metrics.add(prometheus_client.REGISTRY, prefix=VLLM_METRICS)  # where vLLM registers its own
+        settings = self._config.metrics
         return GeneratorAddress(
-            host=cluster.metrics_host(bind),
-            metrics_port=self._metrics.serve(bind),
+            host=cluster.metrics_host(settings.bind),
+            metrics_port=self._metrics.serve(settings.bind, settings.actor_port),
             pid=os.getpid(),
             node_id=ray.get_runtime_context().get_node_id(),
         )

@@ -25,8 +25,9 @@ class QueueMetrics:
     def __init__(self) -> None:
         self.registry = Registry(Role.QUEUE, "queue")
 
-    def opened(self, counts: QueueCounts, *, incarnation: int, torn_bytes: int) -> None:
+    def opened(self, counts: QueueCounts, *, incarnation: int, torn_bytes: int, max_staleness: int) -> None:
         """The queue has replayed."""
+        self.registry.gauge("rlvr_max_staleness_versions").set(max_staleness)
         self.registry.gauge("rlvr_slots_limit").set(counts.capacity)
         self.registry.gauge("rlvr_queue_incarnation").set(incarnation)
         self.registry.counter("rlvr_journal_torn_bytes_total").inc(torn_bytes)

@@ -52,8 +52,13 @@ class QueueService:
         for lease in self._queue.lease_status():  # of workers that may have died meanwhile: who stays silent loses them
             self._producers.heard(lease.worker, GENERATOR if lease.kind == SAMPLING else VERIFIER)
         self._tick_s = setup.tick_s
-        self._metrics.opened(self._queue.counts(), incarnation=self._incarnation, torn_bytes=self._facts().torn_bytes)
-        self._metrics_bind = setup.config.metrics.bind
+        self._metrics.opened(
+            self._queue.counts(),
+            incarnation=self._incarnation,
+            torn_bytes=self._facts().torn_bytes,
+            max_staleness=setup.config.rollout.max_staleness,
+        )
+        self._metrics_config = setup.config.metrics
         self._metrics_port = 0
         self._applied: dict[str, Version] = {}
         self._frame: tuple[int, int, bytes] = (0, 0, b"")  # lineage and step of the last batch, and how it was packed
@@ -200,8 +205,8 @@ class QueueService:
         return self._lose(worker)
 
     async def serve_metrics(self) -> int:
-        """Serve this actor's metrics on a free port of `metrics.bind`; returns the port, the same one however often it is asked."""
-        self._metrics_port = self._metrics_port or self._metrics.registry.serve(self._metrics_bind)
+        """Serve this actor's metrics as `metrics` says; returns the port, the same one however often it is asked."""
+        self._metrics_port = self._metrics_port or self._metrics.registry.serve(self._metrics_config.bind, self._metrics_config.actor_port)
         return self._metrics_port
 
     async def keep_alive(self) -> None:

@@ -13,7 +13,8 @@ import msgspec
 
 from actors.evaluation import TRAIN_SET, EvaluationResult
 from actors.queue.records import QueueCounts
-from actors.run.history import FactsSoFar, Usage
+from actors.run.cost import CostSummary, cost_summary
+from actors.run.history import FactsSoFar, NodeCost, Usage
 from actors.run.summary import ProcessSummary, RolloutSummary, SecondsSummary, Summary, UsageSummary, WeightSummary
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class RunFacts:
         self.pauses: list[float] = []
         self.restarts: Counter[str] = Counter(self.before.restarts)
         self.lineage = 0
+        self.costs: Mapping[str, NodeCost] = self.before.costs
+        """Of the run's nodes; the controller counts them."""
         self.processes = ProcessSummary(generators=0, verifiers=0, learner_ranks=0)
         self._began = self._stood = self._last_step = self._counted = time.monotonic()
         self._employed: Mapping[str, Employed] = {}
@@ -119,7 +122,13 @@ class RunFacts:
             resumes=self.resumes,
             restarts=dict(self.restarts),
             usage=self.usage,
+            costs=dict(self.costs),
         )
+
+    @property
+    def cost(self) -> CostSummary:
+        """Until now."""
+        return cost_summary(self.costs, self.counts)
 
     def accuracy(self, name: str | None, *, step: int) -> float | None:
         """Of one set under one step's newest version; None where it was not measured. After a roll-back a step has a version in each lineage."""
@@ -156,6 +165,7 @@ class RunFacts:
             lineage=self.lineage,
             resumes=self.resumes,
             restarts=dict(self.restarts),
+            cost=self.cost,
             usage={role: UsageSummary(process_seconds=usage.process_seconds, gpu_seconds=usage.gpu_seconds) for role, usage in self.usage.items()},
         )
 

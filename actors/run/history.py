@@ -25,10 +25,29 @@ FORMAT = 1
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What the processes of one role have taken so far: the basis of a run's cost."""
+    """What the processes of one role have taken so far."""
 
     process_seconds: float = 0.0
     gpu_seconds: float = 0.0
+
+
+class NodeCost(msgspec.Struct, frozen=True, kw_only=True):
+    """What the nodes of one part have cost so far."""
+
+    usd: float = 0.0
+    node_seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    unpriced_seconds: float = 0.0
+    """Node-seconds whose price nobody gave: they are not in `usd`."""
+
+    def after(self, seconds: float, *, num_gpus: int, usd_per_hour: float | None) -> "NodeCost":
+        """The same after one more node of the part has lived for so long."""
+        return NodeCost(
+            usd=self.usd + (usd_per_hour or 0.0) * seconds / 3600,
+            node_seconds=self.node_seconds + seconds,
+            gpu_seconds=self.gpu_seconds + num_gpus * seconds,
+            unpriced_seconds=self.unpriced_seconds + (seconds if usd_per_hour is None else 0.0),
+        )
 
 
 class FactsSoFar(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +71,8 @@ class FactsSoFar(msgspec.Struct, frozen=True, kw_only=True):
     """Parts that died or hung and were replaced, by part."""
     usage: dict[str, Usage] = {}
     """By role."""
+    costs: dict[str, NodeCost] = {}
+    """By what the nodes are for."""
 
 
 def decode_facts(data: bytes | None, *, where: str) -> FactsSoFar:

@@ -49,6 +49,7 @@ def run_status(
         "epoch": membership.epoch if membership is not None else None,
         "receivers": list(membership.members) if membership is not None else [],
         "checkpoint": checkpoint,
+        "cost": msgspec.to_builtins(facts.cost),
         "queue": msgspec.to_builtins(queue) if queue is not None else None,
         "evaluations": [msgspec.to_builtins(result) for result in facts.results[-4:]],
     }

@@ -5,6 +5,8 @@ Owns its keys. Made by the controller at every end of a run, good or bad; read b
 
 import msgspec
 
+from actors.run.cost import CostSummary
+
 
 class RolloutSummary(msgspec.Struct, frozen=True, kw_only=True):
     """accepted = consumed + dropped + held."""
@@ -37,7 +39,7 @@ class WeightSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UsageSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one role, over all its processes: the basis of a run's cost."""
+    """Of one role, over all its processes."""
 
     process_seconds: float
     gpu_seconds: float
@@ -71,5 +73,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Controllers that went on with the run after the first."""
     restarts: dict[str, int] = {}
     """Parts that died or hung and were replaced, by part."""
+    cost: CostSummary = CostSummary()
+    """Of the nodes that the run had."""
     usage: dict[str, UsageSummary] = {}
     """By role. Seconds, rates and versions of a resumed run are those of all its processes together."""

@@ -5,10 +5,11 @@ import socket
 import urllib.request
 
 import pytest
+from prometheus_client import CollectorRegistry, Counter, ProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
 from rlvr.errors import UserError
-from rlvr.metrics import CATALOGUE, MetricSpec, Registry, Role
+from rlvr.metrics import CATALOGUE, PORTS, MetricSpec, Registry, Role
 from rlvr.records import VerdictKind
 
 UNITS = {"seconds", "bytes", "tokens", "versions", "nats", "ratio", "usd"}
@@ -102,11 +103,54 @@ def test_registries_of_one_process_do_not_meet() -> None:
         second.close()
 
 
-def test_a_port_in_use_is_the_users_to_know() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match=r"served on 127.0.0.1:\d+: Address already in use"):
+def test_actors_of_one_host_take_the_next_free_port() -> None:
+    registries = [Registry(role="queue", replica="queue") for _ in range(3)]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        first = taken.getsockname()[1]
+        try:
+            ports = [registry.serve("127.0.0.1", first) for registry in registries]
+        finally:
+            for registry in registries:
+                registry.close()
+    assert first < ports[0] < ports[1] < ports[2] < first + PORTS
+
+
+def test_ports_that_are_all_in_use_are_the_users_to_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlvr.metrics.PORTS", 1)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(UserError, match=r"metrics.actor_port: metrics cannot be served on 127.0.0.1, ports (\d+) to \1: Address already in use"),
+    ):
         Registry(role="queue", replica="queue").serve("127.0.0.1", taken.getsockname()[1])
-    with pytest.raises(UserError, match=r"metrics cannot be served on 203.0.113.1:0"):
+    with pytest.raises(UserError, match=r"metrics cannot be served on 203.0.113.1:"):
         Registry(role="queue", replica="queue").serve("203.0.113.1")
+
+
+def test_a_librarys_own_metrics_are_served_under_their_names_and_nothing_else_of_its_registry() -> None:
+    library = CollectorRegistry()
+    Counter("vllm:generation_tokens", "Tokens.", registry=library).inc(3)
+    Counter("other", "Not asked for.", registry=library).inc()
+    ProcessCollector(registry=library)
+    registry = Registry(role="generator", replica="generator-0")
+    registry.add(library, prefix="vllm:")
+    try:
+        served = scrape(registry.serve("127.0.0.1"))
+    finally:
+        registry.close()
+    assert served["vllm:generation_tokens_total"] == 3.0
+    assert "rlvr_requests_in_flight" in served
+    assert not any(name.startswith("other") for name in served)
+
+
+def test_a_rank_that_does_not_show_its_facts_serves_its_process_alone() -> None:
+    registry = Registry(role="learner", replica="learner-1", shows=False)
+    registry.gauge("rlvr_learner_step").set(5)
+    try:
+        served = scrape(registry.serve("127.0.0.1"))
+    finally:
+        registry.close()
+    assert "process_cpu_seconds_total" in served
+    assert not any(name.startswith("rlvr_") for name in served)
 
 
 def test_closing_twice_or_unserved_does_nothing() -> None:

@@ -69,7 +69,7 @@ def test_the_summary_has_its_keys_and_adds_up(run: Finished) -> None:
     assert list(summary) == [
         "name", "steps", "versions_published", "accuracy_before", "accuracy_after", "train_accuracy_after", "rollouts", "tokens_generated",
         "staleness_max_seen", "verdicts", "processes", "seconds", "rollouts_per_second", "weights", "stopped", "error",
-        "lineage", "resumes", "restarts", "usage",
+        "lineage", "resumes", "restarts", "cost", "usage",
     ]  # fmt: skip
     rollouts = summary["rollouts"]
     assert rollouts["accepted"] == rollouts["consumed"] + sum(rollouts["dropped"].values()) + rollouts["held"]

@@ -15,7 +15,7 @@ def _temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
-MAKE = "import tempfile; tempfile.tempdir = {folder!r}; from actors import engine_sockets; print(sockets.make(), flush=True); {end}"
+MAKE = "import tempfile; tempfile.tempdir = {folder!r}; from actors.engine import sockets; print(sockets.make(), flush=True); {end}"
 
 
 def make_elsewhere(tmp_path: Path, end: str) -> tuple["subprocess.Popen[str]", Path]:

@@ -48,6 +48,7 @@ STATUS = {
     "epoch": 7,
     "receivers": ["generator-0#1.0"],
     "checkpoint": 2,
+    "cost": {"usd": 1.5, "by_part": {"generator": 1.5}, "usd_per_million_trained": 375000.0},
     "queue": {
         "counts": COUNTS,
         "leases": [{"id": f"lease-{n}", "kind": "sampling", "worker": "generator-0#1", "members": 8, "age_s": 12.0} for n in range(22)],
