@@ -5,6 +5,7 @@ Owns resources, label selectors and the addresses of nodes. Called by the contro
 
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,10 +63,7 @@ def connect(config: Config, *, namespace: str) -> Cluster:
             **logical,
         )
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        where = f"the Ray of RAY_ADDRESS={joined} cannot be joined" if joined else "Ray cannot start on this machine"
-        hint = "a cluster with token authentication wants RAY_AUTH_MODE=token here too" if joined else "`firesteel doctor` says what is missing"
-        raise UserError(f"{where} ({first}); {hint}") from error
+        raise UserError(refusal(error, joined=joined)) from error
     cluster = Cluster(
         address=context.address_info["gcs_address"],
         namespace=namespace,
@@ -79,6 +77,24 @@ def connect(config: Config, *, namespace: str) -> Cluster:
         ray.shutdown()
         raise
     return cluster
+
+
+def refusal(error: Exception, *, joined: str) -> str:
+    """Why there is no Ray, in one sentence. joined: the RAY_ADDRESS that was tried; empty where one was to start here."""
+    said = str(error).strip()
+    if not joined:
+        return f"Ray cannot start on this machine ({_first_line(error)}); `firesteel doctor` says what is missing"
+    where = f"the Ray of RAY_ADDRESS={joined} cannot be joined"
+    versions = re.findall(r"(?:Ray|Python): (\S+)", said) if said.startswith("Version mismatch") else []
+    if len(versions) == 4:
+        theirs, ours = f"Ray {versions[0]} on Python {versions[1]}", f"Ray {versions[2]} on Python {versions[3]}"
+        return f"{where}: its nodes run {theirs}, this process {ours}; use one image, or images of the same two versions, for all of them"
+    return f"{where} ({_first_line(error)}); a cluster with token authentication wants RAY_AUTH_MODE=token here too"
+
+
+def _first_line(error: Exception) -> str:
+    said = str(error).strip()
+    return said.splitlines()[0] if said else type(error).__name__
 
 
 def _cpus_asked(config: Config) -> int:

@@ -257,7 +257,7 @@ class Registry:
 
         Raises UserError where there is none, or `bind` is no address of this machine.
         """
-        disable_created_metrics()  # a third of all series, and nobody asks when a counter was made
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a third of all series, and nobody asks when a counter was made
         candidates = range(first_port, min(first_port + PORTS, 65536)) if first_port else range(1)
         for port in candidates:
             try:

@@ -1,9 +1,12 @@
 """Laws of the cluster: more GPUs than there are is refused, and an actor asks for what its settings say."""
 
+import platform
+
 import msgspec
 import pytest
+import ray
 
-from actors.cluster import Cluster, check_gpus, check_labels, metrics_host, options
+from actors.cluster import Cluster, check_gpus, check_labels, metrics_host, options, refusal
 from rlvr.config import Config
 from rlvr.errors import ConfigError
 
@@ -42,6 +45,25 @@ def test_a_label_that_no_node_of_our_own_ray_has_is_refused() -> None:
     check_labels(asked, CPU, [{"ray.io/node-id": "1", "rlvr.io/role": "generator"}])
     check_labels(asked, msgspec.structs.replace(CPU, is_ours=False), [{}])
     check_labels(config(), CPU, [{}])
+
+
+def test_a_cluster_of_another_ray_or_python_is_refused_with_all_four_versions() -> None:
+    from ray._private.utils import check_version_info
+
+    with pytest.raises(RuntimeError) as mismatch:
+        check_version_info({"ray_version": "2.40.0", "python_version": "3.9.1"}, "node 10.0.0.1:6379")
+    said = refusal(mismatch.value, joined="10.0.0.1:6379")
+    assert said == (
+        "the Ray of RAY_ADDRESS=10.0.0.1:6379 cannot be joined: its nodes run Ray 2.40.0 on Python 3.9.1, this process "
+        f"Ray {ray.__version__} on Python {platform.python_version()}; use one image, or images of the same two versions, for all of them"
+    )
+
+
+def test_a_ray_that_cannot_be_had_is_one_sentence() -> None:
+    assert refusal(ConnectionError("nobody there\nat all"), joined="h:1") == (
+        "the Ray of RAY_ADDRESS=h:1 cannot be joined (nobody there); a cluster with token authentication wants RAY_AUTH_MODE=token here too"
+    )
+    assert refusal(RuntimeError(), joined="") == "Ray cannot start on this machine (RuntimeError); `firesteel doctor` says what is missing"
 
 
 def test_nccl_without_gpus_is_refused() -> None:
