@@ -41,19 +41,46 @@ class VersionSpan(msgspec.Struct, frozen=True):
     end: int
 
 
-def _check_tokens(name: str, token_data: bytes, logprob_data: bytes, spans: tuple[VersionSpan, ...]) -> None:
-    """Raise ValueError unless there is a token, each has its logprob, and the spans cover them without a gap."""
-    if len(token_data) != len(logprob_data) or len(token_data) % TOKEN_DTYPE.itemsize:
-        raise ValueError(f"{name}: {len(token_data)} token bytes and {len(logprob_data)} logprob bytes do not pair up")
-    if not token_data:
-        raise ValueError(f"{name}: a completion has at least one token")
-    edge = 0
-    for span in spans:
-        if span.start != edge or span.end <= span.start:
-            raise ValueError(f"{name}: version spans {spans} leave a gap at token {edge}")
-        edge = span.end
-    if edge * TOKEN_DTYPE.itemsize != len(token_data):
-        raise ValueError(f"{name}: version spans cover {edge} of {len(token_data) // TOKEN_DTYPE.itemsize} tokens")
+class SampledTokens:
+    """Reads the tokens of a record that has these three fields; no struct of its own, so that each record orders its fields on the wire itself."""
+
+    __slots__ = ()
+    token_data: bytes
+    logprob_data: bytes
+    spans: tuple[VersionSpan, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_data) // TOKEN_DTYPE.itemsize
+
+    @property
+    def token_ids(self) -> NDArray[np.int32]:
+        """[T] int32, read-only."""
+        return np.frombuffer(self.token_data, TOKEN_DTYPE)
+
+    @property
+    def logprobs(self) -> NDArray[np.float32]:
+        """[T] float32 nats, read-only."""
+        return np.frombuffer(self.logprob_data, LOGPROB_DTYPE)
+
+    @property
+    def oldest_version(self) -> Version:
+        """The one of the lowest step: staleness counts steps, whatever their lineage."""
+        return min((span.version for span in self.spans), key=lambda version: version.step)
+
+    def _require_whole(self, name: str) -> None:
+        """Raise ValueError unless there is a token, each has its logprob, and the spans cover them without a gap."""
+        if len(self.token_data) != len(self.logprob_data) or len(self.token_data) % TOKEN_DTYPE.itemsize:
+            raise ValueError(f"{name}: {len(self.token_data)} token bytes and {len(self.logprob_data)} logprob bytes do not pair up")
+        if not self.token_data:
+            raise ValueError(f"{name}: a completion has at least one token")
+        edge = 0
+        for span in self.spans:
+            if span.start != edge or span.end <= span.start:
+                raise ValueError(f"{name}: version spans {self.spans} leave a gap at token {edge}")
+            edge = span.end
+        if edge != self.num_tokens:
+            raise ValueError(f"{name}: version spans cover {edge} of {self.num_tokens} tokens")
 
 
 class FinishReason(enum.StrEnum):
@@ -106,7 +133,7 @@ class PartialFate(enum.StrEnum):
     UNFIT = "unfit"  # it does not fit its lease
 
 
-class Partial(msgspec.Struct, frozen=True, kw_only=True):
+class Partial(SampledTokens, msgspec.Struct, frozen=True, kw_only=True):
     """An unfinished completion: what a leaving generator has of it, for another one to continue. Data and spans as in `Rollout`."""
 
     rollout_id: str
@@ -117,26 +144,7 @@ class Partial(msgspec.Struct, frozen=True, kw_only=True):
     """Generators that have left it so far."""
 
     def __post_init__(self) -> None:
-        _check_tokens(f"partial {self.rollout_id}", self.token_data, self.logprob_data, self.spans)
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.token_data) // TOKEN_DTYPE.itemsize
-
-    @property
-    def token_ids(self) -> NDArray[np.int32]:
-        """[T] int32, read-only."""
-        return np.frombuffer(self.token_data, TOKEN_DTYPE)
-
-    @property
-    def logprobs(self) -> NDArray[np.float32]:
-        """[T] float32 nats, read-only."""
-        return np.frombuffer(self.logprob_data, LOGPROB_DTYPE)
-
-    @property
-    def oldest_version(self) -> Version:
-        """The one of the lowest step: staleness counts steps, whatever their lineage."""
-        return min((span.version for span in self.spans), key=lambda version: version.step)
+        self._require_whole(f"partial {self.rollout_id}")
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,7 +167,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """What others have sampled already of some of `rollout_ids`: these are continued, the others start."""
 
 
-class Rollout(msgspec.Struct, frozen=True, kw_only=True):
+class Rollout(SampledTokens, msgspec.Struct, frozen=True, kw_only=True):
     """One finished completion.
 
     token_data: int32 ids of the completion, its stop token included. logprob_data: float32 nats of each of them under the *sampling* distribution
@@ -183,26 +191,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     """Generators that left it unfinished on the way."""
 
     def __post_init__(self) -> None:
-        _check_tokens(f"rollout {self.id}", self.token_data, self.logprob_data, self.spans)
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.token_data) // TOKEN_DTYPE.itemsize
-
-    @property
-    def token_ids(self) -> NDArray[np.int32]:
-        """[T] int32, read-only."""
-        return np.frombuffer(self.token_data, TOKEN_DTYPE)
-
-    @property
-    def logprobs(self) -> NDArray[np.float32]:
-        """[T] float32 nats, read-only."""
-        return np.frombuffer(self.logprob_data, LOGPROB_DTYPE)
-
-    @property
-    def oldest_version(self) -> Version:
-        """The one of the lowest step: staleness counts steps, whatever their lineage."""
-        return min((span.version for span in self.spans), key=lambda version: version.step)
+        self._require_whole(f"rollout {self.id}")
 
     @property
     def is_truncated(self) -> bool:
