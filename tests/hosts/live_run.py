@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from hosts import PORT, Host, until
-from runs import FIRESTEEL, ROOT, Finished, get
+from whole_runs import FIRESTEEL, ROOT, Finished, get
 
 from actors.run.rollout_files import KeptRollout, decompress
 from recipes.demo.base import Recipe, make_model, save

@@ -18,7 +18,7 @@ import pytest
 from acts import CUT_S, PATIENTLY_S, SHORTLY_S, STALENESS, Act, Play
 from hosts import Host, Network
 from live_run import START_S, seconds_of, trained
-from runs import Finished
+from whole_runs import Finished
 
 from benchmarks.audit import audit
 

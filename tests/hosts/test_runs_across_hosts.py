@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hosts import Network, why_no_wire
 from live_run import START_S, LiveRun, model_in, seconds_of, trained
-from runs import Finished
+from whole_runs import Finished
 
 from benchmarks.audit import audit
 from learner.checkpoint_files import check_files, read_marker

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import ROOT, Finished, follow, start
+from whole_runs import ROOT, Finished, follow, start
 
 from actors.run.rollout_files import decompress
 from recipes.demo.base import Recipe, make_model, save

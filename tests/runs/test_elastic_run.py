@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from runs import ROOT, Finished, command, follow, process_of, start, status
+from whole_runs import ROOT, Finished, command, follow, process_of, start, status
 
 from benchmarks.audit import audit
 from recipes.demo.base import Recipe, cached_base

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
-from runs import ROOT, Finished, command, follow, get, start
 from transformers import AutoModelForCausalLM
+from whole_runs import ROOT, Finished, command, follow, get, start
 
 from actors.run.rollout_files import KeptRollout, decompress
 from learner.weights import digest
@@ -130,9 +131,13 @@ def test_service_discovery_finds_every_actor_and_each_serves_its_metrics(run: Fi
     roles = Counter(target["labels"]["role"] for target in SEEN["targets"])
     assert roles == {"controller": 1, "queue": 1, "generator": 2, "verifier": 2, "learner": 2}
     for target in SEEN["targets"]:
-        names = {spec.name for spec in CATALOGUE if spec.role == Role(target["labels"]["role"])}
-        served = SEEN["metrics"][target["labels"]["replica"]]
-        assert all(f"\n# HELP {name.removesuffix('_total')}" in "\n" + served for name in names)
+        role, replica = target["labels"]["role"], target["labels"]["replica"]
+        served = {family.name for family in text_string_to_metric_families(SEEN["metrics"][replica])}
+        catalogue = {spec.name.removesuffix("_total") for spec in CATALOGUE if spec.role == Role(role)}
+        told_by_rank_0 = role == "learner" and replica != "learner-0"
+        assert {name for name in served if name.startswith("rlvr_")} == (set() if told_by_rank_0 else catalogue), replica
+        assert "process_cpu_seconds" in served
+        assert ("vllm:generation_tokens" in served) == (role == "generator")
 
 
 def test_metrics_tell_what_happens(run: Finished) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from runs import ROOT, Finished, command, follow, start
 from test_deterministic_run import facts, run_once
+from whole_runs import ROOT, Finished, command, follow, start
 
 from recipes.demo.base import Recipe, cached_base
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from runs import ROOT, Finished, follow, process_of, start, status
 from test_deterministic_run import SETTINGS, facts, run_once
+from whole_runs import ROOT, Finished, follow, process_of, start, status
 
 from benchmarks.audit import audit
 from recipes.demo.base import Recipe, cached_base
