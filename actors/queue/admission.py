@@ -3,13 +3,14 @@
 Owns these decisions. Called by the rollout queue; changes nothing but the groups that it opens, which the plan of the run determines.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from actors.journal.entries import Leased
 from actors.queue.batches import BatchBook
 from actors.queue.desks import SAMPLING, SamplingDesk
 from actors.queue.groups import Group, Member
 from actors.queue.ledger import Ledger
+from actors.queue.settings import QueueSettings
 from rlvr.errors import QueueError
 from rlvr.records import Lease, Partial, PartialFate, Version
 from rlvr.seeds import derive_seed
@@ -19,24 +20,11 @@ from rlvr.staleness import oldest_allowed_step
 class Admission:
     """Decides about leases of sampling work."""
 
-    def __init__(
-        self,
-        *,
-        ledger: Ledger,
-        batches: BatchBook,
-        sampling: SamplingDesk,
-        prompts: Mapping[str, tuple[int, ...]],
-        has_gold: Callable[[str], bool],
-        max_staleness: int,
-        needs_equal_groups: bool,
-        lease_s: float,
-        seed: int | None,
-    ) -> None:
-        """seed: from which each rollout has its own, in deterministic mode; None in any other."""
+    def __init__(self, settings: QueueSettings, *, ledger: Ledger, batches: BatchBook, sampling: SamplingDesk) -> None:
         self._ledger, self._batches, self._sampling = ledger, batches, sampling
-        self._prompts, self._has_gold = prompts, has_gold
-        self._max_staleness, self._needs_equal_groups = max_staleness, needs_equal_groups
-        self._lease_s, self._seed = lease_s, seed
+        self._prompts, self._known = settings.prompt_ids, settings.prompt_ids.keys() & settings.gold_answers.keys()
+        self._max_staleness, self._needs_equal_groups = settings.max_staleness, settings.num_may_pass > 0
+        self._lease_s, self._seed = settings.lease_s, settings.request_seed
 
     def open_step(self) -> None:
         """Open the groups of the next step. Raises QueueError where the queue cannot run that plan."""
@@ -44,7 +32,7 @@ class Admission:
         if self._needs_equal_groups and len({group.plan.size for group in groups}) > 1:
             raise QueueError(f"queue.order other than admission needs groups of one size, step {groups[0].step} has {[g.plan.size for g in groups]}")
         for group in groups:
-            if group.plan.problem_id not in self._prompts or not self._has_gold(group.plan.problem_id):
+            if group.plan.problem_id not in self._known:
                 raise QueueError(f"step {group.step} plans problem {group.plan.problem_id!r}, which has no prompt or no gold answer here")
         self._ledger.mark_due(self._ledger.asked_step)
 
@@ -52,6 +40,14 @@ class Admission:
         """Whether there can be such weights: of this lineage up to its step, of earlier ones up to the last step ever reached."""
         batches = self._batches
         return version.lineage <= batches.lineage and version.step <= (batches.step if version.lineage == batches.lineage else batches.reached)
+
+    def require_made(self, version: Version, *, generator: str) -> None:
+        """Raises QueueError where a generator says that it applied weights which cannot be."""
+        if not self.is_made(version):
+            raise QueueError(
+                f"generator {generator} applied version {version}, but step {self._batches.step} is the last "
+                f"one that was handed out in lineage {self._batches.lineage}"
+            )
 
     def next_lease(self, n: int, *, worker: str, applied: Version) -> Leased | None:
         """What a generator that has applied `applied` may sample now: up to n members of one group, all of it in deterministic mode."""

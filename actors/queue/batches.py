@@ -5,12 +5,12 @@ queue, which makes the batches. What a batch consists of is remembered until it 
 somebody else (the journal) can bring them back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from actors.journal.entries import HandedOut
 from actors.queue.groups import Group, Member, MemberState
 from rlvr.errors import QueueError
-from rlvr.records import JudgedRollout
+from rlvr.records import Batch, JudgedRollout
 from rlvr.staleness import staleness
 
 
@@ -38,9 +38,17 @@ class BatchBook:
         """Whether the batch of a step was handed out in this lineage, or before the checkpoint that it goes on from."""
         return self.committed < step <= self.step
 
-    def rollouts(self, step: int) -> tuple[JudgedRollout, ...] | None:
-        """Those of a batch that was handed out; None where they have to be recalled."""
-        return self._rollouts.get(step)
+    def absent(self, step: int) -> Sequence[str]:
+        """Ids of the rollouts of a batch that was handed out and whose rollouts have to be recalled; none where all are here."""
+        return self.out[step].rollout_ids if step in self.out and step not in self._rollouts else ()
+
+    def batch(self, step: int, prompts: Mapping[str, tuple[int, ...]]) -> Batch:
+        """One that was handed out. prompts: token ids by problem id, of all problems. Raises QueueError where its rollouts are absent."""
+        rollouts = self._rollouts.get(step)
+        if rollouts is None:
+            raise QueueError(f"the rollouts of batch {step} are not in memory any more, and were not recalled")
+        of_batch = {judged.rollout.problem_id: prompts[judged.rollout.problem_id] for judged in rollouts}
+        return Batch(step=step, lineage=self.lineage, rollouts=rollouts, prompts=of_batch, short=self.out[step].short)
 
     def recalled(self, step: int, rollouts: Sequence[JudgedRollout]) -> None:
         """The rollouts of a batch are here again. Raises QueueError where they are others than were handed out."""
@@ -68,6 +76,13 @@ class BatchBook:
         for covered in [other for other in self.out if other <= self.committed]:
             del self.out[covered]
             self._rollouts.pop(covered, None)
+
+    def require_next(self, step: int, *, lineage: int | None, num_steps: int | None) -> None:
+        """Raises QueueError where this step is neither the next one nor remembered, or of another lineage (None: any)."""
+        if lineage is not None and lineage != self.lineage:
+            raise QueueError(f"batch {step} was asked for lineage {lineage}; the run went on as lineage {self.lineage}")
+        if not self.is_out(step) and (step != self.step + 1 or (num_steps is not None and step > num_steps)):
+            raise QueueError(f"batch {step} was asked for; step {self.step} was the last, and the run has {num_steps or 'no last'} step(s)")
 
     def require_commit(self, step: int) -> None:
         """Raises QueueError where this step cannot be committed: nothing below the learner's own step may go."""

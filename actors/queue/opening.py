@@ -14,6 +14,7 @@ from actors.journal.entries import Change, Group, Header, Snapshot
 from actors.journal.files import FolderFiles, ObjectFiles, SegmentFiles
 from actors.journal.journal import Journal, Observer
 from actors.queue.rollout_queue import RolloutQueue
+from actors.queue.settings import QueueSettings
 from rlvr.config import Config
 from rlvr.problems import Problem
 from rlvr.step_plan import StepPlanner
@@ -43,7 +44,7 @@ def build_queue(
     """The plain queue of a run, empty. Raises KeyError where a problem has no prompt ids."""
     config = setup.config
     planner = StepPlanner(setup.problems, config)
-    return RolloutQueue(
+    settings = QueueSettings(
         rollouts_per_step=planner.rollouts_per_step,
         max_staleness=config.rollout.max_staleness,
         planner=planner,
@@ -57,10 +58,9 @@ def build_queue(
         deterministic=config.run.deterministic,
         seed=config.run.seed,
         incarnation=incarnation,
-        clock=clock,
-        record=record or (lambda _: None),
         is_forgetful=record is not None,
     )
+    return RolloutQueue(settings, clock=clock, record=record or (lambda _: None))
 
 
 def open_queue(

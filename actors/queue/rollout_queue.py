@@ -7,11 +7,9 @@ Each method decides, makes the entry that says what happens, and lets `state` do
 frees slots, only `commit` makes batches final: after a roll-back those since the checkpoint are handed out again, the same ones.
 """
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal
 
 from msgspec import structs
 
@@ -19,15 +17,14 @@ from actors.journal import entries
 from actors.queue.admission import Admission
 from actors.queue.batches import BatchBook, handed_out, stale_members
 from actors.queue.desks import MAX_LOST_VERIFIERS, SAMPLING, VERIFYING, SamplingDesk, VerifyingDesk
-from actors.queue.groups import Group, GroupBook, Member, OneGroup, Planner
+from actors.queue.groups import Group, GroupBook, Member
 from actors.queue.ledger import Ledger
 from actors.queue.records import LeaseStatus, PutResult, QueueCounts, RefuseReason
+from actors.queue.settings import QueueSettings
 from actors.queue.slots import Slots
 from actors.queue.state import QueueState
-from rlvr.errors import Closed, QueueError
-from rlvr.records import Batch, DropReason, JudgedRollout, Lease, Partial, PartialFate, Rollout, Unverified, Verdict, VerdictKind, Version
-
-Order = Literal["admission", "completion", "window"]
+from rlvr.errors import Closed
+from rlvr.records import Batch, DropReason, JudgedRollout, Lease, Partial, PartialFate, Rollout, Unverified, Verdict, Version
 
 
 class RolloutQueue:
@@ -36,66 +33,27 @@ class RolloutQueue:
     """
 
     def __init__(
-        self,
-        *,
-        rollouts_per_step: int,
-        max_staleness: int = 0,
-        planner: Planner | None = None,
-        prompts: Mapping[str, Sequence[int]] | None = None,
-        golds: Mapping[str, str] | None = None,
-        num_steps: int | None = None,
-        lease_s: float = 600.0,
-        verify_lease_s: float = 120.0,
-        order: Order = "admission",
-        window: int = 0,
-        undecided: Literal["zero", "exclude"] = "zero",
-        max_resamples: int = 2,
-        resample_grace_s: float = 30.0,
-        deterministic: bool = False,
-        seed: int = 1,
-        incarnation: int = 0,
-        lineage: int = 0,
-        clock: Callable[[], float] = time.monotonic,
-        record: Callable[[entries.Change], None] = lambda _: None,
-        is_forgetful: bool = False,
+        self, settings: QueueSettings, *, clock: Callable[[], float] = time.monotonic, record: Callable[[entries.Change], None] = lambda _: None
     ) -> None:
-        """prompts: token ids by problem id; golds: gold answers by problem id. Without a planner each step is one group of one nameless problem.
-
-        resample_grace_s: how long after the learner first asked for its step a group's excluded members are still sampled again; each at most
-        `max_resamples` times. The clock has no say in deterministic mode. record: takes each change, in order; at a replay it is not called.
-        is_forgetful: rollouts of old batches are `recalled` by the caller and not kept.
-        """
-        if rollouts_per_step < 1 or max_staleness < 0:
-            raise ValueError(f"rollouts_per_step {rollouts_per_step} must be >= 1 and max_staleness {max_staleness} >= 0")
-        if deterministic and (max_staleness or order != "admission"):
-            raise ValueError(f"deterministic mode needs max_staleness 0 and order admission, got {max_staleness} and {order}")
-        self._max_staleness, self._num_steps, self._record = max_staleness, num_steps, record
-        self._window = {"admission": 0.0, "completion": math.inf, "window": float(window)}[order]
-        self._deterministic, self._is_closed = deterministic, False
-        nameless = OneGroup(rollouts_per_step)
-        self._prompts = {nameless.problem_id: ()} if prompts is None else {problem: tuple(ids) for problem, ids in prompts.items()}
-        golds = {nameless.problem_id: ""} if golds is None else dict(golds)
-        self._book = GroupBook(planner or nameless, rollouts_per_step, num_steps)
-        self._slots = Slots((max_staleness + 1) * rollouts_per_step)
-        grace_s = math.inf if deterministic else resample_grace_s
-        ledger = self._ledger = Ledger(self._book, self._slots, max_resamples=max_resamples, resample_grace_s=grace_s, clock=clock)
-        sampling = self._sampling = SamplingDesk(ledger, incarnation=incarnation, lease_s=lease_s, max_staleness=max_staleness)
-        excluded = {kind for kind in VerdictKind if kind.is_ours or (kind is VerdictKind.UNDECIDED and undecided == "exclude")}
-        verifying = self._verifying = VerifyingDesk(ledger, incarnation=incarnation, lease_s=verify_lease_s, golds=golds, excluded=excluded)
-        batches = self._batches = BatchBook(lineage=lineage, is_forgetful=is_forgetful)
-        self._admission = Admission(
-            ledger=ledger,
-            batches=batches,
-            sampling=sampling,
-            prompts=self._prompts,
-            has_gold=golds.__contains__,
-            max_staleness=max_staleness,
-            needs_equal_groups=self._window > 0,
-            lease_s=lease_s,
-            seed=seed if deterministic else None,
+        """record: takes each change, in order; at a replay it is not called."""
+        self._settings, self._record, self._prompts, self._is_closed = settings, record, settings.prompt_ids, False
+        self._book = GroupBook(settings.plan, settings.rollouts_per_step, settings.num_steps)
+        self._slots = Slots(settings.num_slots)
+        self._ledger = Ledger(self._book, self._slots, max_resamples=settings.max_resamples, resample_grace_s=settings.grace_s, clock=clock)
+        self._sampling = SamplingDesk(self._ledger, incarnation=settings.incarnation, lease_s=settings.lease_s, max_staleness=settings.max_staleness)
+        self._verifying = VerifyingDesk(
+            self._ledger,
+            incarnation=settings.incarnation,
+            lease_s=settings.verify_lease_s,
+            golds=settings.gold_answers,
+            excluded=settings.excluded,
         )
-        self._tables = {SAMPLING: sampling.leases, VERIFYING: verifying.leases}
-        self.state = QueueState(ledger=ledger, sampling=sampling, verifying=verifying, batches=batches, open_step=self._admission.open_step)
+        self._batches = BatchBook(lineage=settings.lineage, is_forgetful=settings.is_forgetful)
+        self._admission = Admission(settings, ledger=self._ledger, batches=self._batches, sampling=self._sampling)
+        self._tables = {SAMPLING: self._sampling.leases, VERIFYING: self._verifying.leases}
+        self.state = QueueState(
+            ledger=self._ledger, sampling=self._sampling, verifying=self._verifying, batches=self._batches, open_step=self._admission.open_step
+        )
 
     # --- generators
 
@@ -121,7 +79,7 @@ class RolloutQueue:
         given: list[Lease] = []
         while n > 0 and (lease := self.lease(n, generator=generator, applied=applied)) is not None:
             given.append(lease)
-            n -= 0 if self._deterministic else len(lease.rollout_ids)
+            n -= 0 if self._settings.deterministic else len(lease.rollout_ids)
         return given
 
     def put(self, rollouts: Iterable[Rollout]) -> Sequence[PutResult]:
@@ -148,11 +106,7 @@ class RolloutQueue:
 
         Raises QueueError where no batch of that step was ever handed out.
         """
-        if not self._admission.is_made(version):
-            raise QueueError(
-                f"generator {generator} applied version {version}, but step {self._batches.step} is the last "
-                f"one that was handed out in lineage {self._batches.lineage}"
-            )
+        self._admission.require_made(version, generator=generator)
         is_newer = version.lineage == self._batches.lineage and version.step > self.state.applied_step
         if is_newer and not self._is_closed:
             self._do(entries.Applied(lineage=version.lineage, step=version.step, generator=generator))
@@ -185,26 +139,22 @@ class RolloutQueue:
         """
         self._require_open()
         batches = self._batches
-        if lineage is not None and lineage != batches.lineage:
-            raise QueueError(f"batch {step} was asked for lineage {lineage}; the run went on as lineage {batches.lineage}")
+        batches.require_next(step, lineage=lineage, num_steps=self._settings.num_steps)
         if batches.is_out(step):
-            return self._batch(step)
-        if step != batches.step + 1 or (self._num_steps is not None and step > self._num_steps):
-            raise QueueError(f"batch {step} was asked for; step {batches.step} was the last, and the run has {self._num_steps or 'no last'} step(s)")
+            return batches.batch(step, self._prompts)
         if step > batches.reached:
             chosen = self._choose(step)
             if chosen is None:
                 return None
             self._do(handed_out(chosen, step=step, lineage=batches.lineage))
         else:
-            batch = self._batch(step)
+            batch = batches.batch(step, self._prompts)  # before its slots are taken: it may be absent
             self._do(structs.replace(batches.out[step], lineage=batch.lineage))
-        return self._batch(step)
+        return batches.batch(step, self._prompts)
 
     def absent(self, step: int) -> Sequence[str]:
         """Ids of the rollouts that must be `recalled` before this batch is handed out again; none where all are here."""
-        is_absent = step in self._batches.out and self._batches.rollouts(step) is None
-        return self._batches.out[step].rollout_ids if is_absent else ()
+        return self._batches.absent(step)
 
     def recalled(self, step: int, rollouts: Sequence[JudgedRollout]) -> None:
         """The rollouts of an old batch, in its order."""
@@ -268,7 +218,7 @@ class RolloutQueue:
 
     def begin_again(self) -> None:
         """After a replay of `state`: in deterministic mode an incomplete step is sampled again whole, under other ids and with the same seeds."""
-        if not self._deterministic:
+        if not self._settings.deterministic:
             return
         self._end_all("restart")
         for step in sorted({group.step for group in self._book.untrained.values() if group.unsettled}):
@@ -379,20 +329,13 @@ class RolloutQueue:
         """The complete groups of a batch, without a rollout that would exceed the bound: such a one is dropped first."""
         if step > self._ledger.asked_step:
             self._ledger.mark_due(step)
-        while (chosen := self._book.choose(step, self._window)) is not None:
-            stale = stale_members(chosen, step, max_staleness=self._max_staleness)
+        while (chosen := self._book.choose(step, self._settings.num_may_pass)) is not None:
+            stale = stale_members(chosen, step, max_staleness=self._settings.max_staleness)
             if not stale:
                 return chosen
             for member in stale:
                 self._drop(member, DropReason.STALE)
         return None
-
-    def _batch(self, step: int) -> Batch:
-        rollouts = self._batches.rollouts(step)
-        if rollouts is None:
-            raise QueueError(f"the rollouts of batch {step} are not in memory any more, and were not recalled")
-        prompts = {judged.rollout.problem_id: self._prompts[judged.rollout.problem_id] for judged in rollouts}
-        return Batch(step=step, lineage=self.lineage, rollouts=rollouts, prompts=prompts, short=self._batches.out[step].short)
 
     def _require_open(self) -> None:
         if self._is_closed:

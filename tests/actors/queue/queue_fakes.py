@@ -1,5 +1,6 @@
 """Fakes for the queue's tests: rollouts of a lease, verdicts of answers, a plan of equal steps, a clock that is set by hand."""
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ from actors.journal.entries import Change
 from actors.journal.journal import Journal
 from actors.queue.opening import replay
 from actors.queue.rollout_queue import RolloutQueue
+from actors.queue.settings import QueueSettings
 from rlvr.records import (
     LOGPROB_DTYPE,
     TOKEN_DTYPE,
@@ -88,9 +90,13 @@ class Plan:
         return tuple(GroupPlan(f"{step}-{place}", f"p{place}", size) for place, size in enumerate(self.sizes))
 
 
+def queue_of(*, clock: Callable[[], float] = time.monotonic, record: Callable[[Change], None] = lambda _: None, **settings: object) -> RolloutQueue:
+    return RolloutQueue(QueueSettings(**settings), clock=clock, record=record)  # type: ignore[arg-type]
+
+
 def planned(sizes: Sequence[int], **settings: object) -> RolloutQueue:
     problems = [f"p{place}" for place in range(len(sizes))]
-    return RolloutQueue(
+    return queue_of(
         rollouts_per_step=sum(sizes),
         planner=Plan(sizes),
         prompts=dict.fromkeys(problems, (1, 2)),

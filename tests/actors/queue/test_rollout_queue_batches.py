@@ -3,10 +3,9 @@
 import random
 
 import pytest
-from queue_fakes import Clock, Plan, batch_of, fill, planned, rollout_of, rollouts_of, verdict_of, verify_all
+from queue_fakes import Clock, Plan, batch_of, fill, planned, queue_of, rollout_of, rollouts_of, verdict_of, verify_all
 
 from actors.queue.records import RefuseReason
-from actors.queue.rollout_queue import RolloutQueue
 from rlvr.errors import Closed, QueueError
 from rlvr.records import Rollout, VerdictKind, Version
 
@@ -31,7 +30,7 @@ def test_verifiers_see_text_and_gold_and_a_late_verdict_is_refused() -> None:
 
 
 def test_the_answers_of_a_lost_verifier_are_verified_first() -> None:
-    queue = RolloutQueue(rollouts_per_step=4)
+    queue = queue_of(rollouts_per_step=4)
     queue.put(rollouts_of(queue.lease(4, generator="g0", applied=Version())))
     first = queue.lease_unverified(2, verifier="v0")
     queue.lost("v0")
@@ -40,7 +39,7 @@ def test_the_answers_of_a_lost_verifier_are_verified_first() -> None:
 
 @pytest.mark.parametrize("kind", [VerdictKind.TIMEOUT, VerdictKind.SANDBOX])
 def test_a_fault_of_ours_never_trains_and_its_place_is_sampled_again(kind: VerdictKind) -> None:
-    queue = RolloutQueue(rollouts_per_step=2)
+    queue = queue_of(rollouts_per_step=2)
     queue.put(rollouts_of(queue.lease(2, generator="g0", applied=Version())))
     broken, fine = queue.lease_unverified(2, verifier="v0")
     queue.put_verdicts([verdict_of(broken, kind), verdict_of(fine)])
@@ -53,14 +52,14 @@ def test_a_fault_of_ours_never_trains_and_its_place_is_sampled_again(kind: Verdi
 
 @pytest.mark.parametrize(("setting", "dropped"), [("zero", 0), ("exclude", 1)])
 def test_an_undecided_answer_trains_or_leaves_its_group_as_configured(setting: str, dropped: int) -> None:
-    queue = RolloutQueue(rollouts_per_step=1, undecided=setting)  # type: ignore[arg-type]
+    queue = queue_of(rollouts_per_step=1, undecided=setting)
     queue.put(rollouts_of(queue.lease(1, generator="g0", applied=Version())))
     verify_all(queue, VerdictKind.UNDECIDED)
     assert queue.counts().dropped["excluded"] == dropped
 
 
 def test_a_place_that_is_excluded_too_often_leaves_its_group_smaller() -> None:
-    queue = RolloutQueue(rollouts_per_step=2, max_resamples=2)
+    queue = queue_of(rollouts_per_step=2, max_resamples=2)
     queue.put(rollouts_of(queue.lease(2, generator="g0", applied=Version())))
     broken, fine = queue.lease_unverified(2, verifier="v0")
     queue.put_verdicts([verdict_of(broken, VerdictKind.TIMEOUT), verdict_of(fine)])
@@ -74,7 +73,7 @@ def test_a_place_that_is_excluded_too_often_leaves_its_group_smaller() -> None:
 
 def test_a_group_that_the_learner_has_waited_for_too_long_is_not_sampled_again() -> None:
     clock = Clock()
-    queue = RolloutQueue(rollouts_per_step=2, resample_grace_s=30.0, clock=clock)
+    queue = queue_of(rollouts_per_step=2, resample_grace_s=30.0, clock=clock)
     queue.put(rollouts_of(queue.lease(2, generator="g0", applied=Version())))
     assert queue.next_batch(1) is None
     clock.now = 31.0
@@ -84,7 +83,7 @@ def test_a_group_that_the_learner_has_waited_for_too_long_is_not_sampled_again()
 
 
 def test_an_answer_that_takes_its_verifiers_with_it_is_excluded() -> None:
-    queue = RolloutQueue(rollouts_per_step=2, max_resamples=0)
+    queue = queue_of(rollouts_per_step=2, max_resamples=0)
     queue.put(rollouts_of(queue.lease(2, generator="g0", applied=Version())))
     for _ in range(3):
         queue.lease_unverified(1, verifier="v0")
@@ -95,14 +94,14 @@ def test_an_answer_that_takes_its_verifiers_with_it_is_excluded() -> None:
 
 
 def test_a_step_of_excluded_answers_is_an_empty_batch_but_one_of_our_faults_is_an_error() -> None:
-    queue = RolloutQueue(rollouts_per_step=2, max_resamples=0, undecided="exclude")
+    queue = queue_of(rollouts_per_step=2, max_resamples=0, undecided="exclude")
     queue.put(rollouts_of(queue.lease(2, generator="g0", applied=Version())))
     verify_all(queue, VerdictKind.UNDECIDED)
     assert (batch_of(queue, 1).rollouts, batch_of(queue, 1).short) == ((), 2)
     assert queue.counts().empty_batches == 1
     assert queue.lease(2, generator="g0", applied=Version()) is None  # still on-policy: version 1 first
 
-    broken = RolloutQueue(rollouts_per_step=2, max_resamples=0)
+    broken = queue_of(rollouts_per_step=2, max_resamples=0)
     broken.put(rollouts_of(broken.lease(2, generator="g0", applied=Version())))
     verify_all(broken, VerdictKind.SANDBOX)
     with pytest.raises(QueueError, match="faults of the verifiers"):
@@ -113,7 +112,7 @@ def test_a_step_of_excluded_answers_is_an_empty_batch_but_one_of_our_faults_is_a
 
 
 def test_a_batch_is_the_same_however_often_it_is_asked_for() -> None:
-    queue = RolloutQueue(rollouts_per_step=2, max_staleness=2)
+    queue = queue_of(rollouts_per_step=2, max_staleness=2)
     fill(queue)
     first, second = batch_of(queue, 1), batch_of(queue, 2)
     queue.applied(Version(step=1), generator="g0")
@@ -130,7 +129,7 @@ def test_a_batch_is_the_same_however_often_it_is_asked_for() -> None:
 @pytest.mark.parametrize("step", [0, 2, 7])
 def test_a_batch_out_of_turn_is_an_error(step: int) -> None:
     with pytest.raises(QueueError, match=f"batch {step}"):
-        RolloutQueue(rollouts_per_step=2, max_staleness=2).next_batch(step)
+        queue_of(rollouts_per_step=2, max_staleness=2).next_batch(step)
 
 
 def test_a_batch_holds_the_groups_that_were_planned_for_its_step_in_order() -> None:
@@ -147,9 +146,9 @@ def test_a_batch_holds_the_groups_that_were_planned_for_its_step_in_order() -> N
 
 def test_a_plan_that_does_not_fill_its_step_or_names_an_unknown_problem_is_an_error() -> None:
     with pytest.raises(QueueError, match="which is not 3"):
-        RolloutQueue(rollouts_per_step=3, planner=Plan([2])).lease(1, generator="g0", applied=Version())
+        queue_of(rollouts_per_step=3, planner=Plan([2])).lease(1, generator="g0", applied=Version())
     with pytest.raises(QueueError, match="'p0'"):
-        RolloutQueue(rollouts_per_step=2, planner=Plan([2])).lease(1, generator="g0", applied=Version())
+        queue_of(rollouts_per_step=2, planner=Plan([2])).lease(1, generator="g0", applied=Version())
 
 
 # --- order: step 1 has the groups 1-0, 1-1, step 2 has 2-0, 2-1, step 3 ...; 1-0 is slow
@@ -209,7 +208,7 @@ def test_what_became_too_old_while_others_passed_it_is_dropped_with_its_length_a
 
 
 def test_closing_drops_what_is_held_and_everybody_gets_closed() -> None:
-    queue = RolloutQueue(rollouts_per_step=3, max_staleness=1)
+    queue = queue_of(rollouts_per_step=3, max_staleness=1)
     lease = queue.lease(3, generator="g0", applied=Version())
     queue.put(rollouts_of(lease)[:2])
     queue.lease_unverified(1, verifier="v0")
@@ -251,7 +250,7 @@ def test_deterministic_mode_leases_a_whole_step_in_id_order_with_seeds_that_depe
 def test_deterministic_mode_needs_max_staleness_0_and_admission_order() -> None:
     for settings in ({"max_staleness": 1}, {"order": "completion"}):
         with pytest.raises(ValueError, match="deterministic"):
-            RolloutQueue(rollouts_per_step=2, deterministic=True, **settings)  # type: ignore[arg-type]
+            queue_of(rollouts_per_step=2, deterministic=True, **settings)
 
 
 # --- length

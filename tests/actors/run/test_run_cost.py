@@ -5,12 +5,13 @@ import pytest
 
 from actors.queue.records import QueueCounts
 from actors.queue.rollout_queue import RolloutQueue
+from actors.queue.settings import QueueSettings
 from actors.run.cost import CostSummary, cost_summary, in_words
 from actors.run.history import NodeCost
 
 
 def counts(**known: object) -> QueueCounts:
-    return msgspec.structs.replace(RolloutQueue(rollouts_per_step=4).counts(), **known)
+    return msgspec.structs.replace(RolloutQueue(QueueSettings(rollouts_per_step=4)).counts(), **known)
 
 
 PRICED = {"generator": NodeCost(usd=6.0, node_seconds=3600.0), "learner": NodeCost(usd=2.0, node_seconds=3600.0)}
