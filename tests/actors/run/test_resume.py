@@ -1,58 +1,31 @@
-"""Laws of `--resume`: a run goes on only as itself, one controller at a time; whatever is refused is one sentence and touches nothing."""
+"""Laws of `--resume`: a run goes on only as itself; whatever is refused is one sentence and touches nothing."""
 
-import os
-import threading
 from pathlib import Path
-from typing import Any, Never
+from typing import Any
 
 import msgspec
 import pytest
+from resume_fakes import MODES, PLACES, config, config_at, ended, everything
 
 from actors.journal.entries import FORMAT as JOURNAL_FORMAT
 from actors.journal.entries import Header
-from actors.run import lock as run_lock
-from actors.run import resume
 from actors.run.folder import EVENTS, METRICS, RunFolder
 from actors.run.history import FACTS, FORMAT, FactsSoFar
-from actors.run.lock import LOCK, Lock, LockState, RunLock, read_lock
-from actors.run.resume import Finished, Mode, OpenRun, Resume, Start, decide, differences, open_run, refused
+from actors.run.resume import Finished, Mode, Resume, Start, decide, differences, open_run, refused
 from learner.checkpoint_files import FORMAT as CHECKPOINT_FORMAT
 from learner.checkpoint_files import MARKER, encode_marker, folder_of
 from rlvr.config import Config
 from rlvr.config_file import dump_config, load_config
-from rlvr.errors import LockLost, StoreError, UserError
+from rlvr.errors import LockLost, UserError
 from rlvr.records import Version
-from rlvr.store import FolderStore
 from rlvr.wire import pack
 
 RECIPES = Path(__file__).resolve().parents[3] / "recipes"
-MODES: tuple[Mode, ...] = ("must", "auto")
 
 
-def config(store: Path | str = "", **tables: dict[str, Any]) -> Config:
-    run = {"store": str(store), "name": "r", "num_steps": 10, **tables.pop("run", {})}
-    return msgspec.convert({"run": run, **tables}, Config)
-
-
-def ended(run: OpenRun, stopped: str | None, *, steps: int = 4) -> None:
-    """How a controller leaves its run; None = by SIGKILL."""
-    facts = FactsSoFar(name="r", stopped=stopped, steps=steps, num_steps=10, training_seconds=50.0)
-    run.save(facts)
-    if stopped is None:  # as if its process had died
-        lock = msgspec.json.decode(run.store.read(LOCK), type=Lock)
-        run.store.write(LOCK, msgspec.json.encode(msgspec.structs.replace(lock, owner=msgspec.structs.replace(lock.owner, pid=2**22 + 1))))
-    else:
-        run.lock.release()
-
-
-def everything(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
-
-
-@pytest.fixture(params=["in the run folder", "in a store"])
+@pytest.fixture(params=PLACES)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
-    """A run file of either kind; the run folder is `tmp_path / "run"`."""
-    return config(tmp_path / "store" if request.param == "in a store" else "")
+    return config_at(request.param, tmp_path)
 
 
 def test_without_resume_a_run_starts(tmp_path: Path) -> None:
@@ -179,51 +152,6 @@ def test_more_steps_are_refused_where_the_learning_rate_depends_on_their_number(
     assert "constant" in refused(config(**linear), config(**linear, run={"num_steps": 11}))["run.num_steps"]
 
 
-def test_a_running_run_is_refused_with_its_owner(place: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = open_run(Start(run_dir=tmp_path / "run"), place)
-    before = everything(tmp_path)
-    monkeypatch.setattr(resume, "WAIT_S", 0.0)
-    heard: list[str] = []
-    for mode in MODES:
-        with pytest.raises(UserError, match=rf"the run is going: process {os.getpid()} of .* heartbeat is 0 s old"):
-            decide(mode, place, tmp_path / "run", say=heard.append)
-    assert len(heard) == 1
-    assert everything(tmp_path) == before
-    run.lock.beat()
-
-
-def test_auto_waits_for_an_owner_that_ends(place: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = open_run(Start(run_dir=tmp_path / "run"), place)
-    monkeypatch.setattr(resume, "LOOK_S", 0.01)
-    heard: list[str] = []
-    ending = threading.Thread(target=lambda: ended(run, "interrupted"))
-
-    def hear(text: str) -> None:
-        heard.append(text)
-        if len(heard) == 1:
-            ending.start()
-
-    decided = decide("auto", place, tmp_path / "run", say=hear)
-    ending.join()
-    assert isinstance(decided, Resume)
-    assert "given back" in heard[1]
-
-
-def test_auto_takes_over_from_an_owner_that_does_not_beat_whatever_its_clock_says(
-    place: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = open_run(Start(run_dir=tmp_path / "run"), place)
-    lock = msgspec.json.decode(run.store.read(LOCK), type=Lock)
-    run.store.write(LOCK, msgspec.json.encode(msgspec.structs.replace(lock, heartbeat_ms=lock.heartbeat_ms + 3_600_000)))
-    monkeypatch.setattr(resume, "LOOK_S", 0.01)
-    monkeypatch.setattr(resume, "STALE_S", 0.05)
-    decided = decide("auto", place, tmp_path / "run", say=lambda text: None)
-    assert read_lock(run.store).state is LockState.ALIVE
-    open_run(decided, place)  # type: ignore[arg-type]
-    with pytest.raises(LockLost):
-        run.lock.beat()
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_a_run_of_a_newer_format_is_refused(place: Config, tmp_path: Path, mode: Mode) -> None:
     run = open_run(Start(run_dir=tmp_path / "run"), place)
@@ -314,44 +242,6 @@ def test_auto_without_a_folder_takes_the_newest_unfinished_run_of_that_name(tmp_
     assert isinstance(decide("auto", config(run={"name": "new"}), None), Start)
 
 
-def test_what_the_killed_controller_left_half_written_is_swept(place: Config, tmp_path: Path) -> None:
-    run = open_run(Start(run_dir=tmp_path / "run"), place)
-    ended(run, None)
-    run.store.write("versions/0.1", b"whole")
-    (half := Path(str(run.store.local("versions/.0.2.abc.part")))).write_bytes(b"half")
-    open_run(decide("must", place, tmp_path / "run"), place)  # type: ignore[arg-type]
-    assert not half.exists()
-    assert run.store.read("versions/0.1") == b"whole"
-
-
-def test_a_run_folder_that_cannot_be_made_leaves_the_run_to_others(tmp_path: Path) -> None:
-    stored = config(tmp_path / "store")
-    ended(open_run(Start(run_dir=tmp_path / "run"), stored), None)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be made"):
-        open_run(decide("must", stored, tmp_path / "file" / "run"), stored)  # type: ignore[arg-type]
-    assert read_lock(FolderStore(tmp_path / "store" / "r")).state is LockState.FREE
-
-
-def test_a_new_run_that_is_refused_after_all_leaves_nothing_of_itself(place: Config, tmp_path: Path) -> None:
-    open_run(Start(run_dir=tmp_path / "run"), place).take_back()
-    assert not (tmp_path / "run").exists()
-    assert isinstance(decide("auto", place, tmp_path / "run"), Start)
-    ended(open_run(Start(run_dir=tmp_path / "run"), place), None)
-    again = open_run(decide("must", place, tmp_path / "run"), place)  # type: ignore[arg-type]
-    again.take_back()
-    assert isinstance(decide("must", place, tmp_path / "run"), Resume)
-
-
-def test_a_start_that_loses_the_race_for_the_store_makes_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stored = config(tmp_path / "store")
-    RunLock.acquire(resume.open_run_store(stored, tmp_path / "run"))
-    assert run_lock.STALE_S > 0
-    with pytest.raises(UserError, match="is going"):
-        open_run(Start(run_dir=tmp_path / "run"), stored)
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize("recipe", sorted(path.name for path in RECIPES.glob("*.toml")))
 def test_a_run_file_that_was_kept_is_the_same_as_itself(tmp_path: Path, recipe: str) -> None:
     given = load_config(RECIPES / recipe)
@@ -359,70 +249,3 @@ def test_a_run_file_that_was_kept_is_the_same_as_itself(tmp_path: Path, recipe: 
     folder.mkdir()
     (folder / "config.toml").write_text(dump_config(given))
     assert differences(load_config(folder / "config.toml"), given) == {}
-
-
-def test_auto_starts_on_a_store_that_holds_the_lock_of_a_dead_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stored = config(tmp_path / "store")
-    first = RunLock.acquire(resume.open_run_store(stored, tmp_path / "run"))
-    monkeypatch.setattr(resume, "LOOK_S", 0.01)
-    monkeypatch.setattr(resume, "STALE_S", 0.05)
-    with pytest.raises(UserError, match="holds no run"):
-        decide("must", stored, tmp_path / "run")
-    heard: list[str] = []
-    decided = decide("auto", stored, tmp_path / "run", say=heard.append)
-    assert decided == Start(run_dir=tmp_path / "run", silent=first.owner.token)
-    assert "is silent" in heard[1]
-    open_run(decided, stored).lock.beat()
-    with pytest.raises(LockLost):
-        first.beat()
-
-
-def test_auto_goes_on_with_what_a_slow_starter_began_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stored = config(tmp_path / "store")
-    first = RunLock.acquire(resume.open_run_store(stored, tmp_path / "run"))
-    monkeypatch.setattr(resume, "LOOK_S", 0.01)
-    heard: list[str] = []
-
-    def hear(text: str) -> None:
-        heard.append(text)
-        if len(heard) == 1:
-            first.release()
-            ended(open_run(Start(run_dir=tmp_path / "other"), stored), "interrupted")
-
-    assert isinstance(decide("auto", stored, tmp_path / "run", say=hear), Resume)
-
-
-def broken(*_: Any, **__: Any) -> Never:
-    raise StoreError("the mount is gone")
-
-
-def test_a_resume_that_fails_leaves_the_run_to_others(place: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = open_run(Start(run_dir=tmp_path / "run"), place)
-    ended(run, None)
-    decided = decide("must", place, tmp_path / "run")
-    monkeypatch.setattr(OpenRun, "save", broken)
-    with pytest.raises(StoreError, match="the mount is gone"):
-        open_run(decided, place)  # type: ignore[arg-type]
-    assert read_lock(run.store).state is LockState.FREE
-
-
-def test_a_start_that_fails_leaves_no_folder_and_no_lock(place: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resume, "push_history", broken)
-    if not place.run.store:
-        monkeypatch.setattr(RunLock, "acquire", broken)
-    with pytest.raises(StoreError, match="the mount is gone"):
-        open_run(Start(run_dir=tmp_path / "run"), place)
-    assert not (tmp_path / "run").exists()
-    assert read_lock(resume.open_run_store(place, tmp_path / "run")).state is LockState.FREE
-
-
-def test_a_store_that_fails_at_the_very_end_takes_nothing_from_what_was_done(
-    place: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    run = open_run(Start(run_dir=tmp_path / "run"), place)
-    with monkeypatch.context() as failing:
-        failing.setattr(run.lock, "release", broken)
-        run.release()
-    assert "could not be given back" in caplog.text
-    run.release()
-    assert read_lock(run.store).state is LockState.FREE
