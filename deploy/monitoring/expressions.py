@@ -1,0 +1,64 @@
+"""The shapes of PromQL that the dashboard is made of, each free of NaN.
+
+Owns the selector of the chosen runs and how rates, quantiles and ratios are written. A quantile or ratio of nothing is no point, never NaN: comparing
+with `>= 0` drops NaN and keeps zeros, dividing by `(x > 0)` drops zeros below the line. Counters are rated before they are summed, so that the
+restart of one actor is no dip. Every sum keeps `run`, so that several runs stay apart.
+"""
+
+RUN = 'run=~"$run"'
+WINDOW = "$__rate_interval"
+STEPS = "5m"
+"""For what happens once a step: `$__rate_interval` is often shorter than a step."""
+
+
+def select(name: str, where: str = "") -> str:
+    """A metric of the chosen runs; where: further matchers."""
+    return f"{name}{{{RUN}{', ' + where if where else ''}}}"
+
+
+def total(name: str, by: str = "run", where: str = "") -> str:
+    return f"sum by ({by}) ({select(name, where)})"
+
+
+def newest(name: str, by: str = "run", where: str = "") -> str:
+    """A gauge that one actor of the run sets."""
+    return f"max by ({by}) ({select(name, where)})"
+
+
+def rate(name: str, by: str = "run", where: str = "", window: str = WINDOW) -> str:
+    """A second."""
+    return f"sum by ({by}) (rate({select(name, where)}[{window}]))"
+
+
+def growth(name: str, by: str = "run", where: str = "", window: str = "1h") -> str:
+    return f"sum by ({by}) (increase({select(name, where)}[{window}]))"
+
+
+def quantile(q: float, name: str, by: str = "run", where: str = "", window: str = WINDOW) -> str:
+    """Of a histogram."""
+    return f"histogram_quantile({q}, sum by ({by}, le) (rate({select(name + '_bucket', where)}[{window}]))) >= 0"
+
+
+def buckets(name: str, window: str = WINDOW) -> str:
+    """Of a histogram, for a heatmap: of the chosen runs together."""
+    return f"sum by (le) (increase({select(name + '_bucket')}[{window}]))"
+
+
+def ratio(above: str, below: str) -> str:
+    return f"({above}) / (({below}) > 0)"
+
+
+def mean(name: str, by: str = "run", where: str = "", window: str = WINDOW) -> str:
+    """Of what a histogram observed."""
+    return ratio(rate(f"{name}_sum", by, where, window), rate(f"{name}_count", by, where, window))
+
+
+_WAITED, _TRAINED = growth("rlvr_learner_wait_seconds_total", window=STEPS), growth("rlvr_train_seconds_sum", window=STEPS)
+WAIT_SHARE = ratio(_WAITED, f"{_WAITED} + {_TRAINED}")
+"""Of the learner's time: waiting for a batch / (waiting + training)."""
+
+IDLE_SHARE = f"avg by (run) (clamp_max(rate({select('rlvr_generator_idle_seconds_total')}[{STEPS}]), 1))"
+"""Of the generators' time: nothing to sample."""
+
+STEP_AGE = f"time() - max by (run) ({select('rlvr_learner_step_unixtime_seconds')} > 0)"
+"""Seconds since the last step ended; no value before the first."""

@@ -1,0 +1,215 @@
+"""The first row: is it healthy, what is the bottleneck, what does a million rollouts cost?"""
+
+from deploy.monitoring.expressions import IDLE_SHARE, RUN, STEP_AGE, STEPS, WAIT_SHARE, growth, newest, quantile, rate, ratio, select, total
+from deploy.monitoring.panels import BLUE, GREEN, GREY, ORANGE, RED, Need, Panel, Query, Row, lines, stat
+
+_UP = f"max by (run) (up{{{RUN}}})"
+_PATIENCE = (
+    f"900 + 10 * ({total('rlvr_train_seconds_sum')} + {total('rlvr_learner_wait_seconds_total')}) / clamp_min({total('rlvr_train_seconds_count')}, 1)"
+)
+_GONE = f"({_UP} == bool 0)"
+_STALLED = f"(({STEP_AGE}) > bool ({_PATIENCE}) or 0 * {_UP})"
+_STARTING = f"(({newest('rlvr_learner_step_unixtime_seconds')} == bool 0) or 0 * {_UP})"
+_MISSING = f"(({total('rlvr_actors_wanted')} > bool {total('rlvr_actors')}) or 0 * {_UP})"
+_HEALTH = f"8 * {_GONE} + 4 * {_STALLED} + 2 * {_STARTING} + {_MISSING}"
+
+_JUDGING, _SAMPLING = (
+    f"sum by (run) (avg_over_time({slots}[{STEPS}]))" for slots in (select("rlvr_slots", 'state="generated"'), select("rlvr_slots", 'state="leased"'))
+)
+_WAIT, _IDLE = f"({WAIT_SHARE})", f"({IDLE_SHARE})"
+_BOTTLENECK = (
+    f"({_WAIT} >= bool {_IDLE}) * ({_WAIT} > bool 0.1) * (1 + ({_JUDGING} > bool {_SAMPLING})) + 3 * ({_IDLE} > bool {_WAIT}) * ({_IDLE} > bool 0.1)"
+)
+_COST = growth("rlvr_cost_usd_total")
+
+_HEALTH_TEXT = (
+    "healthy: training. Part missing: fewer actors than wanted, see Cost & fleet. Starting: no step since the learner started. Stalled: no step for "
+    "15 min + 10 mean steps, see docs/operations.md#learnerstalled. Not scraped: no process answers; the run is over or its host is gone."
+)
+_BOTTLENECK_TEXT = (
+    "Who waits for whom, over 5 min. Generators: the learner waits and answers are still being sampled; add generators. Verifiers: it waits and "
+    "more answers wait for a verdict than are being sampled; add verifiers. Learner: generators stand at the staleness bound; fewer generators cost "
+    "less, more learner ranks train faster. Balanced: nobody waits more than 10 %."
+)
+
+_GLANCE: tuple[Panel, ...] = (
+    stat(
+        "Health",
+        _HEALTH_TEXT,
+        _HEALTH,
+        words=(
+            (0, 0, "healthy", GREEN),
+            (1, 1, "part missing", ORANGE),
+            (2, 3, "starting", BLUE),
+            (4, 7, "stalled", RED),
+            (8, 15, "not scraped", GREY),
+        ),
+        if_empty="no run",
+        is_instant=True,
+    ),
+    stat(
+        "Bottleneck",
+        _BOTTLENECK_TEXT,
+        _BOTTLENECK,
+        words=((0, 0, "balanced", GREEN), (1, 1, "generators", ORANGE), (2, 2, "verifiers", ORANGE), (3, 3, "learner", BLUE)),
+        if_empty="no step in 5 min",
+        is_instant=True,
+    ),
+    stat(
+        "Rollouts a second",
+        "Completions that generators finish. Falls to 0 while the only generator evaluates.",
+        rate("rlvr_rollouts_generated_total"),
+        unit="suffix: /s",
+        decimals=2,
+        least=0,
+    ),
+    stat(
+        "Tokens a second",
+        "Completion tokens that generators sample.",
+        rate("rlvr_tokens_generated_total"),
+        unit="suffix: /s",
+        least=0,
+    ),
+    stat(
+        "$ per million rollouts trained",
+        "Over the last hour: what all nodes cost, idle ones too, over the rollouts that trained. Give nodes a price with the label "
+        "rlvr.io/usd-per-hour, or [cost] in the run file; unpriced nodes are missing from it.",
+        f"1e6 * {ratio(f'{_COST} > 0', growth('rlvr_rollouts_trained_total'))}",
+        unit="currencyUSD",
+        decimals=0,
+        needs=Need.PRICE,
+        if_empty="no price",
+    ),
+    stat(
+        "Learner waits",
+        "Share of the learner's time spent waiting for a batch, over 5 min. Aim: below 10 %. On-policy runs (max_staleness 0) wait by design.",
+        WAIT_SHARE,
+        unit="percentunit",
+        decimals=1,
+        least=0,
+        most=1,
+        thresholds=((None, GREEN), (0.1, ORANGE), (0.5, RED)),
+        if_empty="no step in 5 min",
+    ),
+    stat(
+        "Staleness p95",
+        "Versions between a rollout's oldest token and the step that trains it. Never above rollout.max_staleness: what is older is dropped.",
+        quantile(0.95, "rlvr_rollout_staleness_versions", window=STEPS),
+        unit="suffix: versions",
+        decimals=1,
+        least=0,
+        if_empty="no batch in 5 min",
+    ),
+    stat(
+        "Since the last step",
+        "Seconds since the learner ended a step. An evaluation by the only generator may hold it up.",
+        STEP_AGE,
+        unit="s",
+        decimals=0,
+        least=0,
+        thresholds=((None, GREEN), (300, ORANGE), (900, RED)),
+        if_empty="no step yet",
+        is_instant=True,
+    ),
+)
+
+_SECOND_GLANCE: tuple[Panel, ...] = (
+    stat("Step", "Steps trained. It falls back when the run is rolled back to a checkpoint.", newest("rlvr_learner_step"), decimals=0, height=3),
+    stat(
+        "Held-out accuracy",
+        "The newest evaluation of the first greedy held-out set.",
+        newest("rlvr_accuracy_ratio", where='split="held_out"'),
+        unit="percentunit",
+        decimals=1,
+        least=0,
+        most=1,
+        height=3,
+    ),
+    stat("Reward", "Mean reward of the last batch.", newest("rlvr_reward_mean"), decimals=2, height=3),
+    stat(
+        "Actors missing",
+        "Actors that there should be and are not: being started, or waiting for a node.",
+        f"{total('rlvr_actors_wanted')} - {total('rlvr_actors')}",
+        decimals=0,
+        height=3,
+        is_instant=True,
+        thresholds=((None, GREEN), (1, ORANGE)),
+    ),
+    stat(
+        "Alerts",
+        "Firing alerts, without those that only inform. Each has an entry in docs/operations.md.",
+        'count(ALERTS{alertstate="firing", severity!="info", run=~"$run|"}) or 0 * count(rlvr:learner_step_age_seconds)',
+        decimals=0,
+        height=3,
+        is_instant=True,
+        thresholds=((None, GREEN), (1, RED)),
+        needs=Need.RULES,
+        if_empty="no rules loaded",
+    ),
+    stat(
+        "$ an hour",
+        "What the nodes alive now cost.",
+        f"{total('rlvr_cost_usd_per_hour')} > 0",
+        unit="currencyUSD",
+        decimals=2,
+        height=3,
+        is_instant=True,
+        needs=Need.PRICE,
+        if_empty="no price",
+    ),
+    stat(
+        "$ spent",
+        "What the run has cost so far, earlier starts included.",
+        f"{total('rlvr_cost_usd_total')} > 0",
+        unit="currencyUSD",
+        decimals=2,
+        height=3,
+        is_instant=True,
+        needs=Need.PRICE,
+        if_empty="no price",
+    ),
+    stat(
+        "Of the budget",
+        "Spent, as a share of [cost] budget_usd.",
+        ratio(total("rlvr_cost_usd_total"), newest("rlvr_cost_budget_usd")),
+        unit="percentunit",
+        decimals=0,
+        height=3,
+        is_instant=True,
+        thresholds=((None, GREEN), (0.9, ORANGE), (1, RED)),
+        needs=Need.BUDGET,
+        if_empty="no budget",
+    ),
+)
+
+_COURSE: tuple[Panel, ...] = (
+    lines(
+        "From sampled to trained",
+        "Rollouts a second at each station. A lasting gap between two lines is where they queue, or are dropped (see Queue & staleness).",
+        Query(rate("rlvr_rollouts_generated_total"), "{{run}} generated"),
+        Query(rate("rlvr_rollouts_accepted_total"), "{{run}} accepted"),
+        Query(rate("rlvr_verdicts_total"), "{{run}} judged"),
+        Query(rate("rlvr_rollouts_trained_total", window=STEPS), "{{run}} trained"),
+        unit="suffix: /s",
+        least=0,
+    ),
+    lines(
+        "Who waits for whom",
+        "The learner waits: too few rollouts arrive. Generators idle: they stand at the staleness bound, the learner is too slow for them. Slots "
+        "waiting for a verdict: verifiers are too slow. One line near 0 and another high names the bottleneck.",
+        Query(WAIT_SHARE, "{{run}} learner waits"),
+        Query(IDLE_SHARE, "{{run}} generators idle"),
+        Query(ratio(total("rlvr_unverified_rollouts"), newest("rlvr_slots_limit")), "{{run}} slots waiting for a verdict"),
+        unit="percentunit",
+        least=0,
+        most=1,
+    ),
+    lines(
+        "Is it learning?",
+        "Mean reward of each batch, and the newest accuracies.",
+        Query(newest("rlvr_reward_mean"), "{{run}} reward"),
+        Query(newest("rlvr_accuracy_ratio", by="run, split"), "{{run}} accuracy {{split}}"),
+    ),
+)
+
+ROW = Row(title="Now", panels=(*_GLANCE, *_SECOND_GLANCE, *_COURSE))
