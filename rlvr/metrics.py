@@ -220,6 +220,7 @@ class Registry:
 
     def __init__(self, role: str, replica: str, *, shows: bool = True) -> None:
         """shows: False = only the process is served, as of a learner rank whose facts rank 0 tells: gauges must not be told twice."""
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a third of all series, and nobody asks when a counter was made
         self.role, self.replica = Role(role), replica
         self.collectors = CollectorRegistry()
         shown = self.collectors if shows else CollectorRegistry()
@@ -257,7 +258,6 @@ class Registry:
 
         Raises UserError where there is none, or `bind` is no address of this machine.
         """
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a third of all series, and nobody asks when a counter was made
         candidates = range(first_port, min(first_port + PORTS, 65536)) if first_port else range(1)
         for port in candidates:
             try:
