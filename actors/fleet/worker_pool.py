@@ -156,9 +156,13 @@ class WorkerPool:
                 self._changed.clear()
                 for replica in () if self._is_over else self._places.keys() - self._keepers.keys():
                     self._keepers[replica] = keepers.create_task(self._keep(replica), name=f"keep {replica}")
-                for worker in self.standing:
+                for worker in self.alive:
                     if not worker.is_leaving and worker.replica not in self._places:
-                        keepers.create_task(self.leave(worker), name=f"leave {worker.name}")
+                        if worker.is_standing:
+                            keepers.create_task(self.leave(worker), name=f"leave {worker.name}")
+                        else:
+                            worker.is_leaving = True
+                            worker.give_up(LossCause.DRAINED)  # now: while it waits for a place, an autoscaler brings one
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(TICK_S):
                         await self._changed.wait()
@@ -194,6 +198,9 @@ class WorkerPool:
                 except FiresteelError as failure:
                     if self.fails_fast and not (is_death(failure) or worker.given_up.is_set()):
                         raise
+                    if worker.is_leaving and not worker.is_standing:
+                        await self._bury(worker, None, asks=False)
+                        continue
                     end, error = "", str(failure)
                     await self._bury(worker, error)
                     wait_s = self._restarts.died(replica, failure)
@@ -249,8 +256,8 @@ class WorkerPool:
             await outcome_within(START_SILENCE_S, worker.name, worker.handle.alive.remote())
             await asyncio.sleep(TICK_S)
 
-    async def _bury(self, worker: Worker, error: str | None) -> None:
-        """Nothing of this worker is left, and everybody knows it; who comes after it is announced before."""
+    async def _bury(self, worker: Worker, error: str | None, *, asks: bool = True) -> None:
+        """Nothing of this worker is left, and everybody knows it; who comes after it is announced before. asks: it may end by itself."""
         worker.is_standing = False
         worker.ended.set()
         if worker.replica in self._places and not self._is_over:
@@ -260,7 +267,7 @@ class WorkerPool:
         if error is not None:
             self._lost_at.setdefault(worker.replica, time.monotonic())
         await self._hooks.gone(worker, error=error)
-        await self._end(worker, asks=error is None)
+        await self._end(worker, asks=asks and error is None)
 
     async def _end(self, worker: Worker, *, asks: bool = True) -> None:
         """End its processes: by its own `stop` where it still answers, and then for certain."""

@@ -214,6 +214,23 @@ def test_a_worker_that_is_stopped_while_it_starts_is_replaced(monkeypatch: pytes
     run(House, story)
 
 
+def test_a_worker_that_is_not_wanted_any_more_before_it_stands_asks_for_no_place_any_more() -> None:
+    async def story(house: House) -> None:
+        house.starts_for_ever = True  # as one does for whom the cluster has no node yet
+        house.pool.count(2)
+        await house.until(lambda: len(house.made) == 2)
+        house.made["generator-0"].start_ends.set_result(None)  # type: ignore[union-attr]
+        house.pool.count(1)
+        await house.until(lambda: house.made["generator-1"].killed)
+        assert house.hooks.gone_workers == [("generator-1", None)]
+        assert house.names == ["generator-0"]
+        house.starts_for_ever = False
+        house.pool.count(2)
+        await house.until(lambda: house.names == ["generator-0", "generator-1#1"])
+
+    run(House, story)
+
+
 def test_a_process_that_is_killed_while_the_run_starts_is_replaced_and_does_not_end_the_run() -> None:
     async def story(house: House) -> None:
         house.pool.fails_fast = True
