@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from typing import Any, Literal, TypeVar
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client import Metric as PromMetric
 from prometheus_client.registry import Collector
 
 from rlvr.errors import UserError
+from rlvr.metrics_server import MetricsServer
 from rlvr.records import DropReason, FinishReason, PartialFate, VerdictKind, WorkerLoss
 
 
@@ -226,7 +227,7 @@ class Registry:
         shown = self.collectors if shows else CollectorRegistry()
         self._metrics = {spec.name: _make(spec, shown) for spec in CATALOGUE if spec.role == self.role}
         self._totals: dict[tuple[object, ...], float] = {}
-        self._server: Any = None
+        self._server: MetricsServer | None = None
         ProcessCollector(registry=self.collectors)
 
     def counter(self, name: str, **labels: str) -> Counter:
@@ -261,21 +262,19 @@ class Registry:
         candidates = range(first_port, min(first_port + PORTS, 65536)) if first_port else range(1)
         for port in candidates:
             try:
-                self._server, self._thread = start_http_server(port, addr=bind, registry=self.collectors)
+                self._server = MetricsServer(self.collectors, bind, port)
             except OSError as error:
                 if error.errno == errno.EADDRINUSE and port != candidates[-1]:
                     continue
                 where = f"{bind}, ports {candidates[0]} to {candidates[-1]}" if first_port else bind
                 raise UserError(f"metrics.bind and metrics.actor_port: metrics cannot be served on {where}: {error.strerror or error}") from error
-            return int(self._server.server_port)
+            return self._server.port
         raise AssertionError("a range of ports is never empty")
 
     def close(self) -> None:
         """Stop serving; without effect where nothing is served."""
         if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._thread.join()
+            self._server.close()
             self._server = None
 
     def _find(self, kind: type[Metric], name: str, labels: dict[str, str]) -> Metric:

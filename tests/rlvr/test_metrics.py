@@ -142,6 +142,21 @@ def test_a_librarys_own_metrics_are_served_under_their_names_and_nothing_else_of
     assert not any(name.startswith("other") for name in served)
 
 
+def test_the_colon_of_a_librarys_names_stays_whatever_a_scraper_would_rather_have() -> None:
+    library = CollectorRegistry()
+    Counter("vllm:generation_tokens", "Tokens.", registry=library)
+    registry = Registry(role="generator", replica="generator-0")
+    registry.add(library, prefix="vllm:")
+    port = registry.serve("127.0.0.1")
+    prometheus_2 = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5"
+    try:
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Accept": prometheus_2})
+        text = urllib.request.urlopen(request, timeout=10).read().decode()
+    finally:
+        registry.close()
+    assert "\nvllm:generation_tokens_total 0.0\n" in text
+
+
 def test_a_rank_that_does_not_show_its_facts_serves_its_process_alone() -> None:
     registry = Registry(role="learner", replica="learner-1", shows=False)
     registry.gauge("rlvr_learner_step").set(5)
