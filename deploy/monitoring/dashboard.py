@@ -14,6 +14,7 @@ from deploy.monitoring import grafana
 from deploy.monitoring.expressions import select
 from deploy.monitoring.rows import ROWS
 
+WINDOWS = ("1m", "2m", "5m", "10m", "30m", "2h")
 JSON = Path(__file__).with_name("firesteel.json")
 ANNOTATIONS = {
     "Replaced actors": (f"sum by (run, part, cause) (increase({select('rlvr_restarts_total')}[1m])) > 0", "orange", "{{run}}: {{part}} {{cause}}"),
@@ -29,6 +30,7 @@ def dashboard() -> str:
     board.refresh("10s").time("now-30m", "now").tooltip(models.DashboardCursorSync.CROSSHAIR)
     board.with_variable(build.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
     board.with_variable(_run_variable())
+    board.with_variable(_window_variable())
     for name, (expr, color, text) in ANNOTATIONS.items():
         board.annotation(_annotation(name, expr, color, text))
     grafana.add_rows(board, ROWS)
@@ -41,6 +43,14 @@ def _run_variable() -> build.QueryVariable:
     variable.refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(models.VariableSort.ALPHABETICAL_DESC)
     variable.multi(True).include_all(True).all_value(".*")
     return variable.current(models.VariableOption(selected=True, text=["All"], value=["$__all"]))
+
+
+def _window_variable() -> build.IntervalVariable:
+    """Over how long what happens once a step is averaged; a run whose steps take longer than the automatic choice needs a longer one."""
+    auto = models.VariableOption(selected=True, text="auto", value="$__auto_interval_window")
+    choices = [auto, *(models.VariableOption(selected=False, text=window, value=window) for window in WINDOWS)]
+    variable = build.IntervalVariable("window").label("Window").auto(True).step_count(30).min_interval(WINDOWS[0]).values(",".join(WINDOWS))
+    return variable.current(auto).options(choices)
 
 
 def _annotation(name: str, expr: str, color: str, text: str) -> build.AnnotationQuery:

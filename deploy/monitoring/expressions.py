@@ -7,8 +7,10 @@ restart of one actor is no dip. Every sum keeps `run`, so that several runs stay
 
 RUN = 'run=~"$run"'
 WINDOW = "$__rate_interval"
-STEPS = "5m"
-"""For what happens once a step: `$__rate_interval` is often shorter than a step."""
+STEPS = "10m"
+"""For shares, means, quantiles and counts of what happens once a step: `$__rate_interval` is often shorter than a step."""
+PACE = "$window"
+"""For a second's worth of the same: a variable of the dashboard, since a window longer than the run so far would show too little."""
 
 
 def select(name: str, where: str = "") -> str:
@@ -57,8 +59,9 @@ _WAITED, _TRAINED = growth("rlvr_learner_wait_seconds_total", window=STEPS), gro
 WAIT_SHARE = ratio(_WAITED, f"{_WAITED} + {_TRAINED}")
 """Of the learner's time: waiting for a batch / (waiting + training)."""
 
-IDLE_SHARE = f"avg by (run) (clamp_max(rate({select('rlvr_generator_idle_seconds_total')}[{STEPS}]), 1))"
-"""Of the generators' time: nothing to sample."""
+_IDLED = f"avg by (run) (increase({select('rlvr_generator_idle_seconds_total')}[{STEPS}]))"
+IDLE_SHARE = f"clamp_max({ratio(_IDLED, f'{_WAITED} + {_TRAINED}')}, 1)"
+"""Of the generators' time: nothing to sample. The clock is the learner's time, so that a run's first minutes are not thinned out by the window."""
 
 STEP_AGE = f"time() - max by (run) ({select('rlvr_learner_step_unixtime_seconds')} > 0)"
 """Seconds since the last step ended; no value before the first."""

@@ -49,8 +49,8 @@ def _places(panels: tuple[Panel, ...], y: int) -> tuple[list[models.GridPos], in
 
 
 def _draw(panel: Panel) -> Any:
-    looks = {Look.STAT: _stat, Look.LINES: _lines, Look.AREAS: _areas, Look.HEATMAP: _heatmap, Look.BARS: _bars}
-    drawn: Any = looks[panel.look](panel).title(panel.title).description(panel.text).datasource(DATASOURCE).unit(panel.unit).no_value(panel.if_empty)
+    looks: dict[Look, Any] = {Look.STAT: _stat, Look.LINES: _lines, Look.AREAS: _areas, Look.HEATMAP: _heatmap, Look.BARS: _bars}
+    drawn = looks[panel.look](panel).title(panel.title).description(panel.text).datasource(DATASOURCE).unit(panel.unit).no_value(panel.if_empty)
     drawn.thresholds(_thresholds(panel))
     if panel.decimals is not None:
         drawn.decimals(panel.decimals)

@@ -101,7 +101,13 @@ def selectors(expr: str) -> set[str]:
 
 def substitute(expr: str, *, run: str = ".*", rate_interval: str = "1m", length: str = "1h") -> str:
     """What Grafana would send."""
-    for variable, value in (("$__rate_interval", rate_interval), ("$__range", length), ("$__interval", rate_interval), ("$run", run)):
+    for variable, value in (
+        ("$__rate_interval", rate_interval),
+        ("$__interval", rate_interval),
+        ("$__range", length),
+        ("$window", rate_interval),
+        ("$run", run),
+    ):
         expr = expr.replace(variable, value)
     return expr
 

@@ -1,6 +1,6 @@
 """Generators: how fast each samples, how old its weights are, what its engine is busy with."""
 
-from deploy.monitoring.expressions import STEPS, buckets, growth, mean, newest, quantile, rate, ratio
+from deploy.monitoring.expressions import PACE, STEPS, buckets, growth, mean, newest, quantile, rate, ratio
 from deploy.monitoring.panels import GREEN, ORANGE, RED, Panel, Query, Row, areas, heatmap, lines, stat
 
 _EACH = "run, replica"
@@ -59,7 +59,7 @@ _SAMPLING: tuple[Panel, ...] = (
     lines(
         "Idle, by generator",
         "Share of the time without anything to sample. High on all: the learner is the bottleneck, fewer generators cost less.",
-        Query(f"clamp_max({rate('rlvr_generator_idle_seconds_total', _EACH, window=STEPS)}, 1)", _NAME),
+        Query(f"clamp_max({rate('rlvr_generator_idle_seconds_total', _EACH)}, 1)", _NAME),
         unit="percentunit",
         least=0,
         most=1,
@@ -67,14 +67,14 @@ _SAMPLING: tuple[Panel, ...] = (
     lines(
         "Sampling stands for new weights",
         "Share of the time for which sampling stood while weights were applied. Aim: below 5 %.",
-        Query(f"clamp_max({rate('rlvr_weight_pause_seconds_sum', _EACH, window=STEPS)}, 1)", _NAME),
+        Query(f"clamp_max({rate('rlvr_weight_pause_seconds_sum', _EACH, window=PACE)}, 1)", _NAME),
         unit="percentunit",
         least=0,
         thresholds=((None, GREEN), (0.05, ORANGE)),
     ),
     lines(
         "Versions applied, joins, continued completions",
-        "In the last 5 min, of all generators. Joins: a generator has entered the broadcast group. Continued: begun by a generator that left.",
+        "In the last 10 min, of all generators. Joins: a generator has entered the broadcast group. Continued: begun by a generator that left.",
         Query(growth("rlvr_weights_applied_total", window=STEPS), "{{run}} versions applied"),
         Query(growth("rlvr_broadcast_joins_total", window=STEPS), "{{run}} joins"),
         Query(growth("rlvr_completions_continued_total", window=STEPS), "{{run}} continued"),

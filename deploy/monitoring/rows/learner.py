@@ -1,12 +1,12 @@
 """Learner: where its time goes, how weights reach the generators, whether checkpoints are made."""
 
-from deploy.monitoring.expressions import STEPS, growth, mean, newest, quantile, rate, select
+from deploy.monitoring.expressions import PACE, STEPS, growth, mean, newest, quantile, rate, select
 from deploy.monitoring.panels import GREEN, RED, Need, Panel, Query, Row, areas, lines
 
 
 def _share(name: str) -> str:
     """Seconds of it in a second."""
-    return rate(name, window=STEPS)
+    return rate(name, window=PACE)
 
 
 _PANELS: tuple[Panel, ...] = (
@@ -20,8 +20,8 @@ _PANELS: tuple[Panel, ...] = (
     ),
     lines(
         "Steps an hour",
-        "Of the last 5 min.",
-        Query(f"3600 * {rate('rlvr_train_seconds_count', window=STEPS)}"),
+        "Over the window chosen above.",
+        Query(f"3600 * {rate('rlvr_train_seconds_count', window=PACE)}"),
         unit="suffix: /h",
         least=0,
     ),
@@ -36,9 +36,9 @@ _PANELS: tuple[Panel, ...] = (
     lines(
         "Tokens trained a second",
         "Completion tokens, over all time and over the time that was training.",
-        Query(rate("rlvr_tokens_trained_total", window=STEPS), "{{run}} of all time"),
+        Query(rate("rlvr_tokens_trained_total", window=PACE), "{{run}} of all time"),
         Query(
-            f"{rate('rlvr_tokens_trained_total', window=STEPS)} / ({rate('rlvr_train_seconds_sum', window=STEPS)} > 0)",
+            f"{rate('rlvr_tokens_trained_total', window=PACE)} / ({rate('rlvr_train_seconds_sum', window=PACE)} > 0)",
             "{{run}} while training",
         ),
         unit="suffix: /s",
@@ -55,10 +55,10 @@ _PANELS: tuple[Panel, ...] = (
     ),
     lines(
         "Weights sent",
-        "Bytes a second of the last 5 min, and while a broadcast is under way.",
-        Query(rate("rlvr_weight_bytes_sent_total", window=STEPS), "{{run}} of all time"),
+        "Bytes a second, and while a broadcast is under way.",
+        Query(rate("rlvr_weight_bytes_sent_total", window=PACE), "{{run}} of all time"),
         Query(
-            f"{rate('rlvr_weight_bytes_sent_total', window=STEPS)} / ({rate('rlvr_weight_broadcast_seconds_sum', window=STEPS)} > 0)",
+            f"{rate('rlvr_weight_bytes_sent_total', window=PACE)} / ({rate('rlvr_weight_broadcast_seconds_sum', window=PACE)} > 0)",
             "{{run}} while broadcasting",
         ),
         unit="Bps",
@@ -74,7 +74,7 @@ _PANELS: tuple[Panel, ...] = (
     ),
     lines(
         "Broadcast group",
-        "Receivers now, those lost in 5 min, and how often the group was formed. Forming it again at each step: a generator comes and goes.",
+        "Receivers now, those lost in 10 min, and how often the group was formed. Forming it again at each step: a generator comes and goes.",
         Query(newest("rlvr_weight_receivers"), "{{run}} receivers"),
         Query(growth("rlvr_weight_receivers_lost_total", window=STEPS), "{{run}} lost"),
         Query(newest("rlvr_weight_epoch"), "{{run}} epoch"),

@@ -1,6 +1,6 @@
 """The first row: is it healthy, what is the bottleneck, what does a million rollouts cost?"""
 
-from deploy.monitoring.expressions import IDLE_SHARE, RUN, STEP_AGE, STEPS, WAIT_SHARE, growth, newest, quantile, rate, ratio, select, total
+from deploy.monitoring.expressions import IDLE_SHARE, PACE, RUN, STEP_AGE, STEPS, WAIT_SHARE, growth, newest, quantile, rate, ratio, select, total
 from deploy.monitoring.panels import BLUE, GREEN, GREY, ORANGE, RED, Need, Panel, Query, Row, lines, stat
 
 _UP = f"max by (run) (up{{{RUN}}})"
@@ -27,7 +27,7 @@ _HEALTH_TEXT = (
     "15 min + 10 mean steps, see docs/operations.md#learnerstalled. Not scraped: no process answers; the run is over or its host is gone."
 )
 _BOTTLENECK_TEXT = (
-    "Who waits for whom, over 5 min. Generators: the learner waits and answers are still being sampled; add generators. Verifiers: it waits and "
+    "Who waits for whom, over 10 min. Generators: the learner waits and answers are still being sampled; add generators. Verifiers: it waits and "
     "more answers wait for a verdict than are being sampled; add verifiers. Learner: generators stand at the staleness bound; fewer generators cost "
     "less, more learner ranks train faster. Balanced: nobody waits more than 10 %."
 )
@@ -52,7 +52,7 @@ _GLANCE: tuple[Panel, ...] = (
         _BOTTLENECK_TEXT,
         _BOTTLENECK,
         words=((0, 0, "balanced", GREEN), (1, 1, "generators", ORANGE), (2, 2, "verifiers", ORANGE), (3, 3, "learner", BLUE)),
-        if_empty="no step in 5 min",
+        if_empty="no step in 10 min",
         is_instant=True,
     ),
     stat(
@@ -82,14 +82,14 @@ _GLANCE: tuple[Panel, ...] = (
     ),
     stat(
         "Learner waits",
-        "Share of the learner's time spent waiting for a batch, over 5 min. Aim: below 10 %. On-policy runs (max_staleness 0) wait by design.",
+        "Share of the learner's time spent waiting for a batch, over 10 min. Aim: below 10 %. On-policy runs (max_staleness 0) wait by design.",
         WAIT_SHARE,
         unit="percentunit",
         decimals=1,
         least=0,
         most=1,
         thresholds=((None, GREEN), (0.1, ORANGE), (0.5, RED)),
-        if_empty="no step in 5 min",
+        if_empty="no step in 10 min",
     ),
     stat(
         "Staleness p95",
@@ -98,7 +98,7 @@ _GLANCE: tuple[Panel, ...] = (
         unit="suffix: versions",
         decimals=1,
         least=0,
-        if_empty="no batch in 5 min",
+        if_empty="no batch in 10 min",
     ),
     stat(
         "Since the last step",
@@ -189,7 +189,7 @@ _COURSE: tuple[Panel, ...] = (
         Query(rate("rlvr_rollouts_generated_total"), "{{run}} generated"),
         Query(rate("rlvr_rollouts_accepted_total"), "{{run}} accepted"),
         Query(rate("rlvr_verdicts_total"), "{{run}} judged"),
-        Query(rate("rlvr_rollouts_trained_total", window=STEPS), "{{run}} trained"),
+        Query(rate("rlvr_rollouts_trained_total", window=PACE), "{{run}} trained"),
         unit="suffix: /s",
         least=0,
     ),

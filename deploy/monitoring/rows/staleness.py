@@ -64,7 +64,7 @@ _QUEUE: tuple[Panel, ...] = (
     ),
     lines(
         "Refused, missing, taken back",
-        "In 5 min. Refused: handed in after their lease had ended. Missing: places of groups that trained smaller. Leases taken back: of workers "
+        "In 10 min. Refused: handed in after their lease had ended. Missing: places of groups that trained smaller. Leases taken back: of workers "
         "that died or were too slow (queue.lease_s).",
         Query(growth("rlvr_rollouts_refused_total", window=STEPS), "{{run}} refused"),
         Query(growth("rlvr_rollouts_missing_total", window=STEPS), "{{run}} missing"),
@@ -82,7 +82,7 @@ _QUEUE: tuple[Panel, ...] = (
     ),
     lines(
         "Unfinished completions handed back",
-        "In 5 min, by what became of them, when generators leave or their nodes drain.",
+        "In 10 min, by what became of them, when generators leave or their nodes drain.",
         Query(growth("rlvr_partials_total", "run, fate", window=STEPS), "{{run}} {{fate}}"),
         least=0,
     ),
@@ -122,7 +122,7 @@ _JOURNAL: tuple[Panel, ...] = (
     ),
     lines(
         "Journal: errors and torn bytes",
-        "Group commits that failed, in 5 min: a full or broken volume, see docs/operations.md#journalerrors. Torn bytes: cut from the tail at a "
+        "Group commits that failed, in 10 min: a full or broken volume, see docs/operations.md#journalerrors. Torn bytes: cut from the tail at a "
         "restart.",
         Query(growth("rlvr_journal_errors_total", window=STEPS), "{{run}} errors"),
         Query(newest("rlvr_journal_torn_bytes_total"), "{{run}} torn bytes"),

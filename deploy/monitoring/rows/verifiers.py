@@ -33,7 +33,7 @@ _PANELS: tuple[Panel, ...] = (
     ),
     lines(
         "Seconds of one verdict, by stage",
-        "p50 and p99 of the last 5 min. p99 of worker near verifiers.wall_s: hostile or heavy answers, see the kills.",
+        "p50 and p99 of the last 10 min. p99 of worker near verifiers.wall_s: hostile or heavy answers, see the kills.",
         Query(quantile(0.5, "rlvr_verify_seconds", "run, stage", window=STEPS), "{{run}} {{stage}} p50"),
         Query(quantile(0.99, "rlvr_verify_seconds", "run, stage", window=STEPS), "{{run}} {{stage}} p99"),
         unit="s",
@@ -41,12 +41,12 @@ _PANELS: tuple[Panel, ...] = (
     ),
     areas(
         "Sandboxed children given up, by reason",
-        "In 5 min. wall, cpu, memory: heavy answers. forbidden: a system call outside the list. See docs/operations.md#sandboxkillshigh.",
+        "In 10 min. wall, cpu, memory: heavy answers. forbidden: a system call outside the list. See docs/operations.md#sandboxkillshigh.",
         Query(growth("rlvr_verifier_kills_total", "run, reason", window=STEPS), "{{run}} {{reason}}"),
     ),
     lines(
         "Retried and misjudged",
-        "In 5 min. Retried: asked again of a fresh child. Misjudged: verdicts of a child that was found broken, judged again and different.",
+        "In 10 min. Retried: asked again of a fresh child. Misjudged: verdicts of a child that was found broken, judged again and different.",
         Query(growth("rlvr_verifier_retries_total", window=STEPS), "{{run}} retried"),
         Query(growth("rlvr_verdicts_misjudged_total", window=STEPS), "{{run}} misjudged"),
         least=0,
