@@ -22,6 +22,7 @@ from torch.distributed import TCPStore
 from actors import cluster
 from actors.evaluation import is_evaluated
 from actors.learner_metrics import measure_broadcast, measure_checkpoint, measure_membership, measure_step
+from actors.learner_news import Published, StepResult
 from actors.queue.client import PATIENCE_S, BlockingQueueClient
 from actors.run.rollout_files import compress
 from actors.run.store_actor import StoreAddress, open_store
@@ -31,7 +32,6 @@ from learner.broadcaster import Broadcaster, Membership
 from learner.checkpoint import Checkpoints
 from learner.checkpoint_report import Damaged, Saved, SaveFailed
 from learner.learner import Learner
-from learner.report import StepReport
 from learner.weight_group import Backend
 from learner.weights import BroadcastReport, WeightSender
 from rlvr import wire
@@ -48,27 +48,6 @@ BATCH_WAIT_S = 1.0
 
 HANDED = b"handed"
 """Rank 0 tells the others: the version is on its way."""
-
-
-class StepResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What the controller learns of one step."""
-
-    report: StepReport
-    lineage: int
-    wait_s: float
-    """Seconds the learner waited for this step's batch."""
-    rollouts: bytes
-    """The step's kept rollouts, compressed (`actors.run.rollout_files`)."""
-
-
-class Published(msgspec.Struct, frozen=True, kw_only=True):
-    """One version that every living generator has staged."""
-
-    version: Version
-    bytes_sent: int
-    seconds: float
-    digest: str
-    receivers: tuple[str, ...]
 
 
 class RankAddress(msgspec.Struct, frozen=True, kw_only=True):

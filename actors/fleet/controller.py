@@ -25,6 +25,7 @@ from actors.fleet.checkpoint_keeper import CheckpointKeeper
 from actors.fleet.cost import CostMeter
 from actors.fleet.evaluation_keeper import EvaluationKeeper
 from actors.fleet.fleet import Fleet
+from actors.fleet.status import run_status
 from actors.fleet.training import Training
 from actors.prepare import Plan
 from actors.run.facts import Employed, RunFacts
@@ -33,7 +34,6 @@ from actors.run.lock import BEAT_S
 from actors.run.progress import RunProgress
 from actors.run.resume import OpenRun
 from actors.run.service import Service, Target
-from actors.run.status import run_status
 from actors.run.store_actor import StoreAddress
 from actors.run.summary import ProcessSummary, Summary
 from actors.signals import Signals

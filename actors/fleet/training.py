@@ -14,7 +14,7 @@ from actors.calls import is_death, outcome
 from actors.fleet.checkpoint_keeper import CheckpointKeeper
 from actors.fleet.evaluation_keeper import EvaluationKeeper
 from actors.fleet.fleet import Fleet
-from actors.learner_actor import Published, StepResult
+from actors.learner_news import Published, StepResult
 from actors.run.facts import RunFacts
 from actors.run.folder import METRICS, RunFolder
 from actors.run.progress import RunProgress

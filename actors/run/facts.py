@@ -7,18 +7,15 @@ goes on from. Asks nobody.
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from actors.evaluation import TRAIN_SET, EvaluationResult
+from actors.learner_news import Published
 from actors.queue.records import QueueCounts
 from actors.run.cost import CostSummary, cost_summary
 from actors.run.history import FactsSoFar, NodeCost, Usage
 from actors.run.summary import ProcessSummary, RolloutSummary, SecondsSummary, Summary, UsageSummary, WeightSummary
-
-if TYPE_CHECKING:
-    from actors.learner_actor import Published
 
 
 class Employed(msgspec.Struct, frozen=True, kw_only=True):

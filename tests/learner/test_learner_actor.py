@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import batch, config, learner
 
-from actors.learner_actor import LearnerActor, Published, StepResult
+from actors.learner_actor import LearnerActor
+from actors.learner_news import Published, StepResult
 from actors.run.store_actor import StoreActor, StoreAddress
 from learner import version_log
 from learner.checkpoint_report import Damaged, Saved
