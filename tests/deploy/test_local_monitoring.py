@@ -75,11 +75,23 @@ def started(argument: str, folder: Path, **environment: str) -> Iterator[tuple[s
     """A running up.sh with its temporary files in `folder`, and its Prometheus' address."""
     port = free_port()
     settings = {**os.environ, "PROMETHEUS_PORT": str(port), "TMPDIR": str(folder), **environment}
-    with subprocess.Popen(["bash", str(UP), argument], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=settings) as process:
+    with subprocess.Popen(
+        ["bash", str(UP), argument],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=settings,
+        preexec_fn=as_from_a_terminal,
+    ) as process:
         try:
             yield process, f"http://127.0.0.1:{port}"
         finally:
             process.kill()
+
+
+def as_from_a_terminal() -> None:
+    """Tests that were started in the background ignore Ctrl-C, and a shell cannot trap what was ignored when it began."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def until(condition: Any, what: str) -> None:
