@@ -1,6 +1,6 @@
 """Laws of deploy/scale.sh: one group's numbers change and nothing else, by a patch that the API server would refuse where the groups have moved.
 
-`kubectl patch --local` applies each patch for real; a script of this file stands where the API server would be, and keeps the objects as files.
+`kubectl patch --local` applies each patch for real; `file_kubectl` stands where the API server would be, and keeps the objects as files.
 """
 
 import copy
@@ -8,26 +8,16 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import file_kubectl
 import pytest
 from rendered import BASE, DEPLOY, Object, cluster_of, kubectl, of_kind, stream_of
 
 SCRIPT = DEPLOY / "scale.sh"
 CLUSTER = "rlvr-x7k2p"
-SERVER = """#!/usr/bin/env bash
-# NAMESPACE and object are in the file's name; what was asked is noted.
-set -euo pipefail
-folder=$(dirname "$0")
-echo "$*" >>"$folder/asked"
-namespace=$2 verb=$3 file=$folder/$2-${4/\\//-}.json
-[ -f "$file" ] || { echo "Error from server (NotFound): $4 in $namespace" >&2; exit 1; }
-case $verb in
-    get) exec KUBECTL patch --local -f "$file" --type=json -p '[]' "${@:5}" ;;
-    patch) KUBECTL patch --local -f "$file" "${@:5}" -o json >"$file.new"; mv "$file.new" "$file"; echo patched ;;
-esac
-"""
 
 
 class Server:
@@ -36,7 +26,8 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.kubectl = folder / "kubectl"
-        self.kubectl.write_text(SERVER.replace("KUBECTL", kubectl()))
+        program = Path(file_kubectl.__file__)
+        self.kubectl.write_text(f'#!/bin/sh\nFOLDER={folder} REAL_KUBECTL={kubectl()} exec {sys.executable} {program} "$@"\n')
         self.kubectl.chmod(0o755)
 
     def put(self, one: Object) -> None:
@@ -73,6 +64,10 @@ def server(tmp_path: Path) -> Server:
     cluster["spec"]["workerGroupSpecs"][0]["replicas"] = 3
     server.put({**job, "status": {"rayClusterName": CLUSTER}})
     server.put(cluster)
+    for number, name in enumerate(["generators-old", "generators-young", "generators-middle"]):
+        born = f"2026-11-21T10:0{(0, 2, 1)[number]}:00Z"
+        labels = {"ray.io/cluster": CLUSTER, "ray.io/group": "generators"}
+        server.put({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels, "creationTimestamp": born}})
     return server
 
 
@@ -92,7 +87,7 @@ def without_numbers(cluster: Object, name: str) -> Any:
     plain = copy.deepcopy(cluster)
     for one in plain["workerGroupSpecs"]:
         if one["groupName"] == name:
-            for key in ("minReplicas", "maxReplicas", "replicas"):
+            for key in ("minReplicas", "maxReplicas", "replicas", "scaleStrategy"):
                 one.pop(key, None)
     return plain
 
@@ -108,7 +103,7 @@ def test_one_group_changes_and_nothing_else(server: Server, name: str) -> None:
 
 
 def test_under_the_autoscaler_replicas_are_left_to_it(server: Server) -> None:
-    scale(server, "generators", "1")
+    scale(server, "generators", "5")
     assert group(server.get("RayCluster", CLUSTER)["spec"], "generators")["replicas"] == 3
 
 
@@ -116,8 +111,47 @@ def test_without_the_autoscaler_replicas_are_set(server: Server) -> None:
     cluster = server.get("RayCluster", CLUSTER)
     del cluster["spec"]["enableInTreeAutoscaling"]
     server.put(cluster)
-    scale(server, "generators", "1")
-    assert group(server.get("RayCluster", CLUSTER)["spec"], "generators")["replicas"] == 1
+    assert scale(server, "generators", "2", "5").returncode == 2
+    assert scale(server, "generators", "5").returncode == 0
+    assert group(server.get("RayCluster", CLUSTER)["spec"], "generators")["replicas"] == 5
+
+
+def test_the_youngest_leave_in_good_order_before_the_maximum_is_lowered(server: Server) -> None:
+    """The autoscaler stops what is above maxReplicas without a drain: the operator, which sends SIGTERM, has to be first."""
+    done = scale(server, "generators", "1")
+    assert (done.returncode, done.stdout.strip()) == (
+        0,
+        f"raycluster/{CLUSTER}: group generators has 1 to 1 pods; leaving: generators-middle generators-young",
+    )
+    first, second = [json.loads(line.split(" -p ")[1]) for line in server.patches]
+    changes = {change["path"].rpartition("/")[2]: change["value"] for change in first}
+    assert changes == {
+        "groupName": "generators",
+        "minReplicas": 1,
+        "replicas": 1,
+        "scaleStrategy": {"workersToDelete": ["generators-middle", "generators-young"]},
+    }
+    assert {change["path"].rpartition("/")[2] for change in second} == {"groupName", "minReplicas", "maxReplicas"}
+    ended = [name for name in ("old", "middle", "young") if "deletionTimestamp" in server.get("Pod", f"generators-{name}")["metadata"]]
+    assert ended == ["middle", "young"]
+
+
+def test_a_pod_that_leaves_already_is_not_counted(server: Server) -> None:
+    pod = server.get("Pod", "generators-young")
+    pod["metadata"]["deletionTimestamp"] = "2026-11-21T11:00:00Z"
+    server.put(pod)
+    assert "leaving: generators-middle\n" in scale(server, "generators", "1").stdout
+
+
+def test_the_maximum_stays_where_the_operator_does_not_answer(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "operator-is-down").touch()
+    impatient = tmp_path / "scale.sh"
+    impatient.write_text(SCRIPT.read_text().replace("LEAVE_S=60", "LEAVE_S=0"))
+    environment = {**os.environ, "KUBECTL": str(server.kubectl)}
+    done = subprocess.run(["bash", str(impatient), "generators", "1"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "the operator has not ended pod/generators-middle" in done.stderr
+    assert group(server.get("RayCluster", CLUSTER)["spec"], "generators")["maxReplicas"] == 8
 
 
 def test_two_numbers_are_a_range(server: Server) -> None:
@@ -169,7 +203,7 @@ def test_the_next_attempt_is_changed_only_when_asked(server: Server) -> None:
     scale(server, "generators", "5")
     assert server.get("RayJob", "rlvr") == before
     done = scale(server, "--keep", "generators", "6")
-    assert done.stdout.splitlines() == [f"raycluster/{CLUSTER}: group generators has 6 to 6 pods", "rayjob/rlvr: group generators has 6 to 6 pods"]
+    assert done.stdout == f"raycluster/{CLUSTER} and rayjob/rlvr: group generators has 6 to 6 pods\n"
     after = server.get("RayJob", "rlvr")["spec"]["rayClusterSpec"]
     assert group(after, "generators")["minReplicas"] == 6
     assert without_numbers(after, "generators") == without_numbers(before["spec"]["rayClusterSpec"], "generators")
