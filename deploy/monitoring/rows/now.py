@@ -60,7 +60,6 @@ _GLANCE: tuple[Panel, ...] = (
         "Completions that generators finish. Falls to 0 while the only generator evaluates.",
         rate("rlvr_rollouts_generated_total"),
         unit="suffix: /s",
-        decimals=2,
         least=0,
     ),
     stat(
@@ -76,7 +75,6 @@ _GLANCE: tuple[Panel, ...] = (
         "rlvr.io/usd-per-hour, or [cost] in the run file; unpriced nodes are missing from it.",
         f"1e6 * {ratio(f'{_COST} > 0', growth('rlvr_rollouts_trained_total'))}",
         unit="currencyUSD",
-        decimals=0,
         needs=Need.PRICE,
         if_empty="no price",
     ),
