@@ -6,6 +6,7 @@ Owns one question, `faults(object)`, and its answer for a part alone, which muta
 import functools
 import importlib.util
 import json
+import runpy
 import subprocess
 import sys
 from importlib import resources
@@ -14,12 +15,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from conftest import SHARED
 from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
-from rendered import Object
+from rendered import ROOT, Object
 
+SHARED: Path = runpy.run_path(str(ROOT / "tests" / "conftest.py"))["SHARED"]
+"""By path: a folder's own conftest has the same name."""
 KUBERNETES = "1.37.0"
 RAY_KINDS = ("RayJob", "RayCluster")
 CUSTOM = (*RAY_KINDS, "PodMonitor", "PrometheusRule", "ScrapeConfig")
