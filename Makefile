@@ -8,7 +8,7 @@ SEED ?= 0
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: setup demo demo-seeds demo-controls test test-fast test-long chaos fuzz lint lock clean
+.PHONY: setup demo demo-seeds demo-controls test test-fast test-long chaos fuzz dashboard sbom lint lock clean
 
 setup:
 	@VENV=$(VENV) bash requirements/setup.sh $(DEVICE)
@@ -41,6 +41,18 @@ fuzz: setup
 
 lint: setup
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports
+
+# The dashboard's JSON and the PrometheusRule, from the Python and the rules that they are made of.
+dashboard: setup
+	@$(PY) -W ignore -m deploy.monitoring.dashboard && $(PY) deploy/base/prometheusrule.py
+
+# What each image is made of, as CycloneDX, into dist/; the tool has an environment of its own.
+SBOM := .cache/sbom
+sbom: setup
+	@[ -x $(SBOM)/bin/cyclonedx-py ] || { $(PY) -m venv $(SBOM) && $(SBOM)/bin/pip install --quiet cyclonedx-bom==7.5.0; }
+	@mkdir -p dist && for lock in gpu cpu verifier; do \
+	    PYTHONWARNINGS=ignore $(SBOM)/bin/cyclonedx-py requirements requirements/$$lock.lock --pyproject pyproject.toml --mc-type application \
+	        --output-reproducible --of JSON -o dist/firesteel-$$lock.cdx.json || exit 1; done
 
 lock:
 	@bash requirements/compile.sh
