@@ -9,10 +9,11 @@ from pathlib import Path
 
 import document_values
 import pytest
+import yaml
 from document_commands import KUBECTL, KUBECTL_ALWAYS, World, faults
 from document_shell import Command, ShellError, commands, refusal_of_bash
 from document_text import Document
-from rendered import BASE, OVERLAYS, ROOT, VARIANTS, cluster_of, stream_of
+from rendered import BASE, LOADER, OVERLAYS, ROOT, Stream
 
 from rlvr.config import Config
 from verifier.sandbox import seccomp
@@ -30,14 +31,22 @@ def named(path: Path) -> str:
 
 
 @functools.cache
+def base() -> Stream:
+    """The objects as they are written, which have the names that commands use; nothing has to be built for that."""
+    files = sorted(file for file in BASE.glob("*.yaml") if file.name != "kustomization.yaml")
+    return [one for file in files for one in yaml.load_all(file.read_text(encoding="utf-8"), Loader=LOADER) if one]
+
+
+@functools.cache
 def groups() -> frozenset[str]:
-    """Of base and of every overlay."""
-    return frozenset(group["groupName"] for folder in VARIANTS for group in cluster_of(stream_of(folder))["workerGroupSpecs"])
+    """Of base and of every overlay, whose patches name theirs."""
+    texts = [file.read_text(encoding="utf-8") for file in (ROOT / "deploy").rglob("*.yaml")]
+    return frozenset(name for text in texts for name in re.findall(r"groupName(?:: |, value: )([\w-]+)", text))
 
 
 def world_of(document: Document) -> World:
     files = {fence.file_name: fence.text for fence in document.of("yaml") if fence.file_name}
-    return World(stream=stream_of(BASE), groups=set(groups()), files=files, namespaces=set(EVERYWHERE))
+    return World(stream=base(), groups=set(groups()), files=files, namespaces=set(EVERYWHERE))
 
 
 def shell_faults(document: Document, world: World) -> Iterator[str]:
@@ -77,6 +86,10 @@ def all_faults(document: Document) -> list[str]:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=named)
 def test_what_a_document_tells_to_type_is_right_and_what_it_names_exists(path: Path) -> None:
     assert all_faults(Document.read(path)) == []
+
+
+def test_groups_are_those_that_the_manifests_have() -> None:
+    assert groups() == {"generators", "generators-spot", "verifiers", "learner"}
 
 
 def test_the_overlay_that_the_guide_shows_is_built(tmp_path: Path) -> None:
