@@ -3,15 +3,20 @@
 Owns resources, label selectors and the addresses of nodes. Called by the controller and by `firesteel eval`; knows no queue and no model.
 """
 
+import contextlib
+import ipaddress
 import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import ray
+from ray._private import ray_constants
 
+from actors.run.service import EVERY_ADDRESS, own_address
 from rlvr.config import Config
 from rlvr.config_rules import engines_known
 from rlvr.errors import ConfigError, UserError
@@ -30,6 +35,8 @@ QUIET = {
 processes of an actor that was killed, such as an engine's workers, are killed with it."""
 
 
+TOKEN = Path.home() / ".ray" / "auth_token"
+"""Where Ray keeps the token of this user's clusters."""
 AUTHENTICATION_LOGGER = "ray._private.authentication.authentication_token_setup"
 """Says at every start that tokens are on, which is as it should be; that they are off it may say."""
 
@@ -52,6 +59,8 @@ def connect(config: Config, *, namespace: str) -> Cluster:
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
     joined = os.environ.get("RAY_ADDRESS", "")
     logging.getLogger(AUTHENTICATION_LOGGER).addFilter(lambda record: "is enabled" not in record.getMessage())
+    if not joined:
+        _stay_on_this_machine()
     logical: dict[str, Any] = {} if joined else {"num_cpus": max(os.cpu_count() or 1, _cpus_asked(config)), "include_dashboard": False}
     try:
         context: Any = ray.init(
@@ -64,6 +73,8 @@ def connect(config: Config, *, namespace: str) -> Cluster:
         )
     except Exception as error:
         raise UserError(refusal(error, joined=joined)) from error
+    if not joined:
+        _close_token()
     cluster = Cluster(
         address=context.address_info["gcs_address"],
         namespace=namespace,
@@ -77,6 +88,19 @@ def connect(config: Config, *, namespace: str) -> Cluster:
         ray.shutdown()
         raise
     return cluster
+
+
+def _stay_on_this_machine() -> None:
+    """Let a Ray of our own listen on the loopback alone, as it does by itself on other systems than Linux: nobody else is to join it."""
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    TOKEN.parent.mkdir(mode=0o700, exist_ok=True)
+
+
+def _close_token() -> None:
+    """Ray writes the token that opens its ports for whomever the umask lets read it."""
+    with contextlib.suppress(OSError):
+        TOKEN.chmod(0o600)
 
 
 def refusal(error: Exception, *, joined: str) -> str:
@@ -173,5 +197,9 @@ def node_address() -> str:
 
 
 def metrics_host(bind: str) -> str:
-    """The address under which metrics served on `bind` are found: `bind` itself, or this node's where that means every address."""
-    return node_address() if bind in ("0.0.0.0", "::", "") else bind
+    """The address under which metrics served on `bind` are found: `bind` itself, or this node's where that means every address; a Ray of our own
+    lives on the loopback, its metrics need not."""
+    if bind not in EVERY_ADDRESS:
+        return bind
+    host = node_address()
+    return own_address() if ipaddress.ip_address(host).is_loopback else host

@@ -27,6 +27,7 @@ from torch import Tensor
 from learner import checkpoint_files as files
 from learner import process_group
 from learner.checkpoint_files import STATE, DamagedError, File, Marker
+from learner.checkpoint_index import StateReader
 from learner.checkpoint_report import Damaged, Saved, SaveFailed
 from learner.checkpoint_state import adopt, exact_state, write_model
 from learner.learner import Learner
@@ -308,7 +309,7 @@ class Checkpoints:
     def _read(self, step: int, folder: Path) -> None:
         state = exact_state(self._learner)
         try:
-            dcp.load(state, checkpoint_id=folder, process_group=self._group)
+            dcp.load(state, storage_reader=StateReader(folder), process_group=self._group)
         except (dcp.CheckpointException, OSError, RuntimeError, ValueError) as error:
             policy = self._learner.config.model.policy
             raise UserError(f"the checkpoint {files.folder_of(step)} does not fit the model {policy}: {error}") from error

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from learner.interfaces import interface_of
-from learner.weight_group import address_towards
+from learner.weight_group import address_towards, serve
 from rlvr.errors import LearnerError
 
 GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
@@ -27,8 +27,8 @@ def open_store(address: str, *, port: int = 0, timeout_s: float = 600.0) -> dist
     Raises LearnerError when the address cannot be bound.
     """
     try:
-        return dist.TCPStore(address, port, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=timeout_s))
-    except (RuntimeError, dist.DistError) as error:
+        return serve(address, port, deadline_s=timeout_s)
+    except (OSError, RuntimeError, dist.DistError) as error:
         raise LearnerError(f"the learner's store cannot be served on {address}:{port}: {error}") from error
 
 

@@ -40,6 +40,22 @@ def address_towards(host: str, port: int) -> str:
         return str(probe.getsockname()[0])
 
 
+def serve(host: str, port: int = 0, *, deadline_s: float) -> distributed.TCPStore:
+    """A store that listens on `host` alone; 0 = a free port. A TCPStore by itself listens on every address. Raises OSError and torch's errors."""
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.create_server(address[:2], family=family) as listening:
+        store = distributed.TCPStore(
+            host,
+            listening.getsockname()[1],
+            is_master=True,
+            wait_for_workers=False,
+            timeout=seconds(deadline_s),
+            master_listen_fd=listening.fileno(),
+        )
+        listening.detach()  # the store's own from now on
+    return store
+
+
 def connect(address: tuple[str, int], deadline_s: float) -> distributed.TCPStore:
     """A client of the sender's store. Raises BroadcastError when nobody answers."""
     try:

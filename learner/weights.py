@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 import torch
-from torch import distributed
 
 from learner.weight_codec import WEIGHT_DTYPE, check_tensor, chunks, digest
-from learner.weight_group import SENDER_RANK, Backend, WeightGroup, seconds
+from learner.weight_group import SENDER_RANK, Backend, WeightGroup, serve
 from learner.weight_protocol import (
     EVENTS_KEPT,
     KEPT_MAX,
@@ -82,7 +81,7 @@ class WeightSender:
         self._device = torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else None
         self._deadline_s = deadline_s
         self._chunk_values = max(1, chunk_bytes // WEIGHT_DTYPE.itemsize)
-        self._store = distributed.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=seconds(deadline_s))
+        self._store = serve(host, deadline_s=deadline_s)
         self._turn = threading.Lock()
         self._epoch = 0
         self._num_events = 0

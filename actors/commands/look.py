@@ -26,6 +26,9 @@ from rlvr.records import VerdictKind
 LAST_EVENTS = 8
 MOST_LEASES = 20
 
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+"""What a model could write to steer the terminal of whoever reads it."""
+
 
 def status(run_dir: Path, *, as_json: bool) -> None:
     """Show what a run is doing, or how it ended."""
@@ -151,5 +154,5 @@ def _line(step: int, record: KeptRollout) -> str:
     head = (
         f"step {step}  {record.id}  {record.kind}  reward {record.reward}  answer {record.answer!r}  versions {versions}  {record.num_tokens} tokens"
     )
-    text = record.text.encode("utf-8", "backslashreplace").decode("utf-8")
+    text = record.text.encode("utf-8", "backslashreplace").decode("utf-8").translate(CONTROLS)
     return f"{head}\n    " + text.replace("\n", "\n    ") + "\n"

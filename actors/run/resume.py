@@ -54,6 +54,7 @@ MAY_CHANGE = (
     "queue.keep_segments",
     "weights.*",
     "metrics.*",
+    "cost.*",
 )
 """Where and how fast a run goes. What its training says stays as it was."""
 BITS = (

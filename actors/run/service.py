@@ -57,7 +57,7 @@ def _listen(bind: str, port: int) -> socket.socket:
         raise _refusal(bind, port, error) from error
 
 
-def _own_address() -> str:
+def own_address() -> str:
     """The address from which this machine would speak to others; nothing is sent. Its loopback where it has no network."""
     for family, elsewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):  # addresses for documentation
         try:
@@ -121,7 +121,7 @@ class Service:
         await web.SockSite(self._runner, listening).start()
         host, chosen = listening.getsockname()[:2]
         if host in EVERY_ADDRESS:
-            host = self._advertise or _own_address()
+            host = self._advertise or own_address()
         self.address = f"http://{host_port(host, chosen)}"
 
     async def stop(self) -> None:
