@@ -84,8 +84,9 @@ async def started(names: Sequence[str], calls: Sequence[Any]) -> list[Any]:
 
 
 def is_death(error: BaseException) -> bool:
-    """Whether a process was lost, and nothing of ours was raised: it may be started again."""
-    return isinstance(error.__cause__, ray.exceptions.RayActorError | ray.exceptions.NodeDiedError)
+    """Whether a process was lost, or the node that it was for, and nothing of ours was raised: it may be started again."""
+    lost = ray.exceptions.RayActorError | ray.exceptions.NodeDiedError | ray.exceptions.ActorUnschedulableError
+    return isinstance(error.__cause__, lost)
 
 
 def first_error(error: BaseException) -> BaseException:

@@ -201,11 +201,11 @@ class WorkerPool:
                     if worker.is_leaving and not worker.is_standing:
                         await self._bury(worker, None, asks=False)
                         continue
-                    end, error = "", str(failure)
+                    end, error, placed = "", str(failure), self._placed
                     await self._bury(worker, error)
                     wait_s = self._restarts.died(replica, failure)
                     logger.warning("worker=%s is lost (%s): %s; it is replaced in %.1f s", worker.name, worker.cause, error, wait_s)
-                    await self._wait_unless_unwanted(replica, wait_s)
+                    await self._wait_unless_unwanted(replica, wait_s, placed)
                 else:
                     await self._bury(worker, None)
                 if end and end != LEFT:
@@ -278,12 +278,15 @@ class WorkerPool:
                 logger.info("worker=%s does not stop by itself: %s", worker.name, error)
         await asyncio.to_thread(self._kill, worker.handle, worker.address)
 
-    async def _wait_unless_unwanted(self, replica: str, wait_s: float) -> None:
+    async def _wait_unless_unwanted(self, replica: str, wait_s: float, placed: asyncio.Event) -> None:
+        """Back off; where the place is one node, wait for `placed` too: the node may have gone, which the next placing knows."""
         ends_at = time.monotonic() + wait_s
         while replica in self._places and time.monotonic() < ends_at:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(asyncio.get_running_loop().time() + ends_at - time.monotonic()):
                     await self._placed.wait()
+        if self._places.get(replica) is not None:
+            await placed.wait()
 
 
 def _order(replica: str) -> tuple[int, str]:

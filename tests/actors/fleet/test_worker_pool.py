@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import ray
 
-from actors.fleet import worker_pool
+from actors.fleet import restarts, worker_pool
 from actors.fleet.restarts import Restarts
 from actors.fleet.worker_pool import Worker, WorkerPool, worker_name
 from rlvr.errors import ActorError
@@ -220,6 +220,7 @@ def test_a_worker_that_is_not_wanted_any_more_before_it_stands_asks_for_no_place
         house.pool.count(2)
         await house.until(lambda: len(house.made) == 2)
         house.made["generator-0"].start_ends.set_result(None)  # type: ignore[union-attr]
+        await house.until(lambda: house.names == ["generator-0"])
         house.pool.count(1)
         await house.until(lambda: house.made["generator-1"].killed)
         assert house.hooks.gone_workers == [("generator-1", None)]
@@ -251,6 +252,37 @@ def test_places_are_pinned_to_their_nodes() -> None:
         assert house.nodes == {"generator-0": "node-a", "generator-1": "node-b"}
         house.pool.place({"generator-1": "node-b"})
         await house.until(lambda: house.names == ["generator-1"])
+
+    run(House, story)
+
+
+def test_a_pinned_worker_that_dies_is_replaced_where_the_next_placing_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(restarts, "FIRST_WAIT_S", 0.0)
+
+    async def story(house: House) -> None:
+        house.pool.place({"generator-0": "node-a"})
+        await house.until(lambda: house.names == ["generator-0"])
+        house.made["generator-0"].die()  # with its node, as far as anybody knows
+        await house.until(lambda: house.made["generator-0"].killed)
+        for _ in range(10):
+            await asyncio.sleep(0)  # nobody is made meanwhile
+        house.pool.place({"generator-0": "node-b"})
+        await house.until(lambda: house.names == ["generator-0#1"])
+        assert house.nodes == {"generator-0": "node-a", "generator-0#1": "node-b"}
+
+    run(House, story)
+
+
+def test_a_worker_whose_node_went_away_while_the_run_starts_does_not_end_the_run() -> None:
+    async def story(house: House) -> None:
+        house.pool.fails_fast = True
+        house.broken, house.error = True, ray.exceptions.ActorUnschedulableError("the node is dead")
+        house.pool.place({"generator-0": "node-a"})
+        await house.until(lambda: "generator-0" in house.made)
+        house.broken = False
+        await house.until(lambda: house.made["generator-0"].killed)
+        house.pool.place({"generator-0": "node-b"})
+        await house.until(lambda: house.names == ["generator-0#1"])
 
     run(House, story)
 
