@@ -16,7 +16,7 @@ import msgspec
 import ray
 from ray._private import ray_constants
 
-from actors.run.service import EVERY_ADDRESS, own_address
+from actors.addresses import EVERY_ADDRESS, own_address
 from rlvr.config import Config
 from rlvr.config_rules import engines_known
 from rlvr.errors import ConfigError, UserError

@@ -12,10 +12,11 @@ from typing import Any
 
 import ray
 
+from actors.addresses import host_port
 from actors.calls import outcome, outcome_within, started
 from actors.learner_actor import RankAddress
 from actors.nodes import kill_actor
-from actors.run.service import Target, host_port
+from actors.run.service import Target
 from actors.run.store_actor import StoreAddress
 from rlvr.errors import ActorError, FiresteelError
 from rlvr.records import Version

@@ -12,12 +12,13 @@ from typing import Any, Never
 
 import ray
 
+from actors.addresses import host_port
 from actors.calls import outcome_within, translated
 from actors.fleet.restarts import Restarts
 from actors.nodes import kill_actor, kill_process
 from actors.queue.client import QueueClient
 from actors.queue.records import QueueIdentity, QueueStatus
-from actors.run.service import Target, host_port
+from actors.run.service import Target
 from rlvr import wire
 from rlvr.errors import ActorError, FiresteelError
 

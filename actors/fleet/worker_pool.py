@@ -12,10 +12,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Never, Protocol
 
+from actors.addresses import host_port
 from actors.calls import is_death, outcome, outcome_within, started
 from actors.fleet.restarts import Restarts
 from actors.nodes import kill_actor
-from actors.run.service import Target, host_port
+from actors.run.service import Target
 from rlvr.errors import ActorError, FiresteelError, UserError
 from rlvr.metrics import LossCause
 

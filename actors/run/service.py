@@ -16,9 +16,8 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+from actors.addresses import EVERY_ADDRESS, host_port, own_address
 from rlvr.errors import UserError
-
-EVERY_ADDRESS = ("0.0.0.0", "::", "")
 
 
 class Scaling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,11 +40,6 @@ def check_port(bind: str, port: int) -> None:
     _listen(bind, port).close()
 
 
-def host_port(host: str, port: int) -> str:
-    """As Prometheus and URLs write it: an IPv6 address in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def _listen(bind: str, port: int) -> socket.socket:
     """A listening socket; `::` listens on IPv4 too, where the machine can. Raises UserError."""
     is_ipv6 = ":" in bind
@@ -55,18 +49,6 @@ def _listen(bind: str, port: int) -> socket.socket:
         )
     except OSError as error:
         raise _refusal(bind, port, error) from error
-
-
-def own_address() -> str:
-    """The address from which this machine would speak to others; nothing is sent. Its loopback where it has no network."""
-    for family, elsewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):  # addresses for documentation
-        try:
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.connect((elsewhere, 9))
-                return str(probe.getsockname()[0])
-        except OSError:
-            continue
-    return "127.0.0.1"
 
 
 def _refusal(bind: str, port: int, error: OSError) -> UserError:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from actors.run.service import Service, Target, check_port, host_port
+from actors.addresses import host_port
+from actors.run.service import Service, Target, check_port
 from rlvr.errors import UserError
 
 
