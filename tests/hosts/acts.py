@@ -19,7 +19,6 @@ KBIT = 1000
 IN_MID_BROADCAST = 150_000
 """Bytes of a version that a host has when its link is cut."""
 DRAIN_S = 60
-IN_FLIGHT = 3
 STALENESS = 2
 SETTINGS = (
     "run.num_steps=100000", 'generators.count="auto"', "generators.max_tokens_per_second=300", "rollout.group_size=16",
@@ -124,7 +123,7 @@ class Play:
         act = self.act("drain", self.c)
         replica = act.worker.partition("#")[0]
         engine = next(pid for pid in self.c.processes() if b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes())
-        self.run.until(lambda: self.stops_in_flight(engine, replica), within_s=SHORTLY_S, what=f"{act.worker} has work in flight")
+        self.run.until(lambda: self.run.holds_in_flight(engine, replica), within_s=SHORTLY_S, what=f"{act.worker} has work in flight")
         act.began = time.time()
         self.c.terminate()
         self.run.until(
@@ -134,18 +133,6 @@ class Play:
         self.run.until(self.c.has_ended, within_s=DRAIN_S, what="the drained node ends")
         act.ended = time.time()
         self.run.reach(self.run.step + 10, within_s=PATIENTLY_S)
-
-    def stops_in_flight(self, engine: int, replica: str) -> bool:
-        """Stop an engine; True where it holds completions that it has begun, else it goes on."""
-        finished, in_flight = "rlvr_rollouts_generated_total", "rlvr_requests_in_flight"
-        before = self.run.measured(replica, finished)
-        if self.run.measured(replica, in_flight) < IN_FLIGHT:
-            return False
-        os.kill(engine, signal.SIGSTOP)
-        if self.run.measured(replica, finished) == before and self.run.measured(replica, in_flight) >= IN_FLIGHT:
-            return True
-        os.kill(engine, signal.SIGCONT)
-        return False
 
     def until_a_broadcast_is_under_way(self, act: Act) -> None:
         """Between two published versions its host has received a good part of the next one, and not all."""

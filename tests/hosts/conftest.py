@@ -1,4 +1,4 @@
-"""Hosts for these tests, and the modules of tests/runs that start whole runs."""
+"""Hosts for these tests, the modules of tests/runs that start whole runs, and what the manifests say, from tests/deploy."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "runs"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "deploy"))
 
 from hosts import Network, why_not
 

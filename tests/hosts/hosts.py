@@ -187,13 +187,22 @@ class Host:
 
     # --- its pod
 
-    def start_ray(self, *, head: "Host | None", role: str, cpus: int, environment: Mapping[str, str] | None = None) -> None:
-        """Start a Ray node as its pod. head: of the cluster, which is waited for; None = this is the head."""
+    def start_ray(
+        self,
+        *,
+        head: "Host | None",
+        role: str,
+        cpus: int,
+        labels: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start a Ray node as its pod. head: of the cluster, which is waited for; None = this is the head. labels: beside that of its role."""
         if head is not None:
             until(head.answers, within_s=ENDS_S * 3, what=f"a Ray head on {head.name}")
         place = ["--head", f"--port={PORT}", f"--node-ip-address={self.address}", "--include-dashboard=false"]
-        joining = [] if head is None else [f"--address={head.address}:{PORT}"]
-        words = [RAY, "start", *(joining or place), f"--num-cpus={cpus}", f"--labels=rlvr.io/role={role}"]
+        joining = [] if head is None else [f"--address={head.ray_address}"]
+        labelled = ",".join(f"{name}={value}" for name, value in {"rlvr.io/role": role, **(labels or {})}.items())
+        words = [RAY, "start", *(joining or place), f"--num-cpus={cpus}", f"--labels={labelled}"]
         words += [f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats", "--block"]
         self._pods += 1
         state = self._folder / f"pod-{self._pods}"
@@ -232,6 +241,11 @@ class Host:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self._network.token),
         }
+
+    @property
+    def ray_address(self) -> str:
+        """Of the cluster whose head this is."""
+        return f"{self.address}:{PORT}"
 
     @property
     def first_process(self) -> int:

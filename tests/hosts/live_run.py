@@ -1,6 +1,6 @@
-"""A `firesteel run` whose driver lives on the head of a cluster of hosts, and what can be seen of it while it goes on.
+"""A `firesteel run` whose driver lives on the head of a cluster, and what can be seen of it while it goes on.
 
-Everything is asked over the hosts' network, as an operator would: service discovery, status, metrics. Its folder is on the head's disk alone.
+Everything is asked over the head's network, as an operator would: service discovery, status, metrics. Its folder is on the head's disk alone.
 """
 
 import contextlib
@@ -13,10 +13,10 @@ import threading
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from hosts import PORT, Host, until
+from hosts import Host, until
 from whole_runs import FIRESTEEL, ROOT, Finished, get
 
 from actors.run.rollout_files import KeptRollout, decompress
@@ -28,6 +28,7 @@ SETTINGS = (
     "generators.labels={'rlvr.io/role' = 'generator'}", "learner.labels={'rlvr.io/role' = 'learner'}", "verifiers.labels={'rlvr.io/role' = 'head'}",
 )  # fmt: skip
 START_S = 240.0
+IN_FLIGHT = 3
 
 
 @functools.cache
@@ -39,10 +40,20 @@ def model_in(folder: Path) -> Path:
     return folder / "model"
 
 
+class Head(Protocol):
+    """Where the driver lives."""
+
+    @property
+    def ray_address(self) -> str: ...
+    def command(self, *words: str) -> list[str]: ...
+    def environment(self) -> dict[str, str]: ...
+    def network(self) -> contextlib.AbstractContextManager[None]: ...
+
+
 class LiveRun:
     """One run, from its start to its end. A context manager: no process of its driver is left when it ends."""
 
-    def __init__(self, head: Host, folder: Path, *settings: str, model: Path) -> None:
+    def __init__(self, head: Head, folder: Path, *settings: str, model: Path) -> None:
         words = [word for setting in (f"model.policy={model}", *SETTINGS, *settings) for word in ("--set", setting)]
         self.folder = folder
         self.head = head
@@ -53,7 +64,7 @@ class LiveRun:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            env=head.environment() | {"RAY_ADDRESS": f"{head.address}:{PORT}"},
+            env=head.environment() | {"RAY_ADDRESS": head.ray_address},
             process_group=0,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -118,6 +129,18 @@ class LiveRun:
             actor["replica"] for actor in status.get("actors", []) if actor["role"] == "generator" and actor["address"].startswith(f"{host.address}:")
         }
         return next((process["name"] for process in status.get("processes", []) if process["replica"] in here), "")
+
+    def holds_in_flight(self, engine: int, replica: str) -> bool:
+        """Stop an engine; True where it holds completions that it has begun, else it goes on."""
+        finished, in_flight = "rlvr_rollouts_generated_total", "rlvr_requests_in_flight"
+        before = self.measured(replica, finished)
+        if self.measured(replica, in_flight) < IN_FLIGHT:
+            return False
+        os.kill(engine, signal.SIGSTOP)
+        if self.measured(replica, finished) == before and self.measured(replica, in_flight) >= IN_FLIGHT:
+            return True
+        os.kill(engine, signal.SIGCONT)
+        return False
 
     def reach(self, step: int, *, within_s: float) -> None:
         """Wait until that step is trained."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from whole_runs import ROOT, Finished, command, follow, process_of, start, status
+from whole_runs import ROOT, Finished, command, engine_of, follow, process_of, start, status
 
 from benchmarks.audit import audit
 from recipes.demo.base import Recipe, cached_base
@@ -133,20 +133,6 @@ def test_a_stopped_run_exits_with_143_and_can_be_resumed(scaled: tuple[Finished,
     if run.summary["stopped"] == "interrupted":
         assert run.code == 143
         assert (run.folder / "checkpoints" / f"step-{run.summary['steps']:06d}" / "checkpoint.json").is_file()
-
-
-def engine_of(actor: int) -> int:
-    """The process of its engine, in which weights are received."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                name = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if parent == actor and b"EngineCore" in name:
-                return int(entry.name)
-    raise AssertionError(f"process {actor} has no engine")
 
 
 def wait_for_silence(file: Path, seconds: float) -> None:

@@ -81,6 +81,20 @@ def process_of(folder: Path, replica: str) -> int:
     return int(next(process["pid"] for process in status(folder)["processes"] if process["replica"] == replica))
 
 
+def engine_of(actor: int) -> int:
+    """The process of its engine, in which weights are received."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                name = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if parent == actor and b"EngineCore" in name:
+                return int(entry.name)
+    raise AssertionError(f"process {actor} has no engine")
+
+
 def command(*words: str) -> "subprocess.CompletedProcess[str]":
     """Run another firesteel command to its end."""
     return subprocess.run([FIRESTEEL, *words], capture_output=True, text=True, cwd=ROOT, env={**os.environ, **ENVIRONMENT}, check=False)
