@@ -1,6 +1,6 @@
 """The command line: `firesteel run | stop | scale | eval | verify | status | rollouts | doctor | config`.
 
-Owns arguments, exit codes and the one place where an error becomes a sentence: 0 done, 1 failed, 2 bad input, 129, 130 or
+Owns arguments, exit codes and the one place where an error becomes a sentence: 0 done or stopped as told, 1 failed, 2 bad input, 129, 130 or
 143 interrupted by a closed terminal, Ctrl-C or SIGTERM. Each command imports what it needs when it is called, so that the verifier's image, which
 has neither torch nor vLLM, runs what it can.
 """

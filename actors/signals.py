@@ -1,4 +1,4 @@
-"""Signals that end a run in good order: Ctrl-C, SIGTERM and a closed terminal; `firesteel stop` counts as SIGTERM.
+"""Signals that end a run in good order: Ctrl-C, SIGTERM and a closed terminal; `firesteel stop` asks the same without one.
 
 Owns the handlers while a run lasts. The first one asks, a second one ends the process at once. Called by the controller.
 """
@@ -42,15 +42,14 @@ class Signals:
 
     @property
     def exit_code(self) -> int:
-        """Of a run that was interrupted: 128 + the signal, as shells count."""
-        return 128 + (self.number or signal.SIGINT)
+        """Of a run that was interrupted: 128 + the signal, as shells count. 0 where `firesteel stop` asked: done as told, and nobody retries it."""
+        return 128 + self.number if self.number else 0
 
     async def wait(self) -> None:
         await self._asked.wait()
 
-    def stop(self, number: int = signal.SIGTERM) -> None:
-        """As if the signal had come."""
-        self.number = self.number or number
+    def stop(self) -> None:
+        """As if a signal had come."""
         self._asked.set()
 
     @contextlib.contextmanager
@@ -61,8 +60,8 @@ class Signals:
         def came(number: int) -> None:
             if self._came:
                 os._exit(128 + number)
-            self._came = True  # `firesteel stop` before it was no signal
-            self.stop(number)
+            self._came, self.number = True, number  # `firesteel stop` before it was no signal
+            self.stop()
 
         for number in CAUGHT:
             loop.add_signal_handler(number, came, number)

@@ -46,7 +46,7 @@ def run(file: Path, overrides: Sequence[str], run_dir: Path | None, *, resume: M
     if isinstance(decided, Finished):
         Console().print(decided.sentence, markup=False, highlight=False, soft_wrap=True)
         return 0
-    summary, folder, signal_code = train(config, decided, console=console)
+    summary, folder, interrupted_code = train(config, decided, console=console)
     if summary.error is not None:
         console.print(f"firesteel: the run failed: {summary.error}", markup=False, soft_wrap=True)
     table = final_table(folder.read(EVALUATIONS), config.evaluation.report)
@@ -55,7 +55,7 @@ def run(file: Path, overrides: Sequence[str], run_dir: Path | None, *, resume: M
     if words := in_words(summary.cost):
         Console().print(words, markup=False, highlight=False, soft_wrap=True)
     Console().print(f"{summary.stopped}: {folder.path}", markup=False, highlight=False, soft_wrap=True)
-    return {FINISHED: 0, INTERRUPTED: signal_code}.get(summary.stopped, 1)
+    return {FINISHED: 0, INTERRUPTED: interrupted_code}.get(summary.stopped, 1)
 
 
 def train(config: Config, decided: Start | Resume, *, console: Console) -> tuple[Summary, RunFolder, int]:

@@ -39,6 +39,11 @@ def test_a_signal_ends_the_run_with_its_own_code(number: int, code: int) -> None
     assert ends_with(number) == code
 
 
+def test_a_run_that_was_told_to_stop_has_done_as_it_was_told() -> None:
+    code = "from actors.signals import Signals\nsignals = Signals()\nsignals.stop()\nraise SystemExit(signals.exit_code)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_a_second_signal_ends_it_at_once() -> None:
     assert ends_with(signal.SIGTERM, after="print('again', flush=True); await asyncio.sleep(600)", times=2) == 143
 
