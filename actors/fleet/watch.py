@@ -6,7 +6,7 @@ Owns three endless loops; their decisions are in `actors.fleet.scaling`. Made by
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Never
 
 from actors import nodes
@@ -85,29 +85,33 @@ class FleetWatch:
 
     async def _follow_nodes(self) -> Never:
         """Workers leave nodes that go away; with generators.count = "auto" there is an engine for each place of a labelled node."""
-        settings = self._config.generators
-        while True:
-            there = await asyncio.to_thread(nodes.live_nodes)
-            leaving = {node.id for node in there if node.is_draining}
-            self._metrics.gauge("rlvr_nodes_draining").set(len(leaving))
-            if settings.count == "auto":
-                self._seats = follow_nodes(
-                    there,
-                    self._seats,
-                    labels=settings.labels,
-                    device=self._blueprints.device,
-                    tensor_parallel=settings.tensor_parallel,
-                    most=settings.max,
-                )
-                self._fleet.generators.place(seats_by_replica(self._seats))
-                await self._await_nodes()
-            async with asyncio.TaskGroup() as leaves:
+        async with asyncio.TaskGroup() as leaves:  # who takes his time to leave does not keep the next one from hearing that he must
+            while True:
+                there = await asyncio.to_thread(nodes.live_nodes)
+                if self._config.generators.count == "auto":
+                    await self._follow(there)
+                leaving = {node.id for node in there if node.is_draining}
+                self._metrics.gauge("rlvr_nodes_draining").set(len(leaving))
                 for pool in (self._fleet.generators, self._fleet.verifiers):
                     for worker in pool.standing:
                         if worker.address.node_id in leaving and not worker.is_leaving:
                             self._event("draining", part=pool.role, name=worker.name, node=worker.address.node_id)
                             leaves.create_task(pool.leave(worker))
-            await asyncio.sleep(NODES_S)
+                await asyncio.sleep(NODES_S)
+
+    async def _follow(self, there: Sequence[nodes.Node]) -> None:
+        """An engine for each place that these nodes have."""
+        settings = self._config.generators
+        self._seats = follow_nodes(
+            there,
+            self._seats,
+            labels=settings.labels,
+            device=self._blueprints.device,
+            tensor_parallel=settings.tensor_parallel,
+            most=settings.max,
+        )
+        self._fleet.generators.place(seats_by_replica(self._seats))
+        await self._await_nodes()
 
     async def _count_cost(self) -> Never:
         """Every node that lives is paid for, whatever it does."""
