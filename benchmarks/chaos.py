@@ -24,7 +24,7 @@ from benchmarks.audit import Report, audit
 from benchmarks.chaos_parts import hazards
 from benchmarks.chaos_parts.campaign import Blow, Campaign, Ended, Hung
 from benchmarks.chaos_parts.leftovers import Leftovers, find_leftovers
-from benchmarks.chaos_parts.processes import Kin
+from benchmarks.chaos_parts.processes import Kin, shared_memory
 from benchmarks.chaos_parts.schedule import Kind, Role, make_schedule
 from benchmarks.chaos_parts.sight import Sight
 from benchmarks.chaos_parts.subject import RUN_NAME, SETTINGS, Subject
@@ -100,7 +100,7 @@ def settings_of(options: argparse.Namespace, place: Place) -> tuple[str, ...]:
 
 def strike(options: argparse.Namespace, place: Place) -> Outcome:
     """The whole campaign: start, strike, stop, audit, look around."""
-    kin = Kin()
+    before, kin = shared_memory(), Kin()
     subject = Subject(options.run, place.run_dir, settings=settings_of(options, place), temporary=place.temporary, kin=kin)
     sight = Sight(place.run_dir, place.store)
     campaign = Campaign(subject, sight, kin, seed=options.seed, silence_s=SILENCE_S, hang_s=options.hang_s, disk=place.disk)
@@ -110,7 +110,7 @@ def strike(options: argparse.Namespace, place: Place) -> Outcome:
         campaign.carry_out(schedule, minutes=options.minutes)
     finally:
         exit_code = subject.stop()
-        leftovers = find_leftovers(kin, temporary=place.temporary, shared_memory=campaign.shared_memory)
+        leftovers = find_leftovers(kin, temporary=place.temporary, before=before)
         kin.close()
     steps = sight.steps()
     last = (place.store / "checkpoints" / f"step-{steps[-1]['step']:06d}" / "checkpoint.json") if steps else None

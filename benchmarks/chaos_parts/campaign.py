@@ -16,7 +16,7 @@ import msgspec
 
 from benchmarks.audit_journal import read_segment, segment_files
 from benchmarks.chaos_parts.hazards import damage_tail, fill, free
-from benchmarks.chaos_parts.processes import Kin, Process, look, send, shared_memory
+from benchmarks.chaos_parts.processes import Kin, Process, look, send
 from benchmarks.chaos_parts.recovery import Proof, proof_of
 from benchmarks.chaos_parts.schedule import Damage, Kind, Moment, Role, Strike
 from benchmarks.chaos_parts.sight import Sight, Status, counts_of
@@ -68,7 +68,6 @@ class Campaign:
         self.hangs: list[str] = []
         self.ends: list[dict[str, Any]] = []
         self.witnesses: set[str] = set()
-        self.shared_memory: set[str] = set()
         self._subject, self._sight, self._kin = subject, sight, kin
         self._chance = random.Random(f"damage/{seed}")
         self._silence_s, self._hang_s, self._disk = silence_s, hang_s, disk
@@ -118,7 +117,6 @@ class Campaign:
         """Watch the run work. Raises Ended or Hung."""
         while time.monotonic() < until:
             self._note_progress(self._sight.status())
-            self.shared_memory |= shared_memory(self._kin.living().values())
             time.sleep(min(2.0, max(0.0, until - time.monotonic())))
 
     def _strike(self, together: Sequence[Strike]) -> None:

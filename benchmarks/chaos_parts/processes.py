@@ -1,7 +1,7 @@
 """The processes of one run: found, remembered, told apart, and signalled; nobody else's.
 
-Owns the reading of /proc and the sending of signals. A process is the run's if it was ever a descendant of a driver that the chaos run started; it
-stays so when its parent is gone. A pid counts only together with the moment at which its process began.
+Owns the reading of /proc and of /dev/shm, and the sending of signals. A process is the run's if it was ever a descendant of a driver that the chaos
+run started; it stays so when its parent is gone. A pid counts only together with the moment at which its process began.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 PROC = Path("/proc")
+SHARED_MEMORY = Path("/dev/shm")
 SCAN_S = 0.3
 
 
@@ -140,13 +141,35 @@ def is_alive(process: Process) -> bool:
     return now is not None and now.began == process.began
 
 
-def shared_memory(processes: Iterable[Process]) -> set[str]:
-    """Files below /dev/shm that these processes have open or mapped."""
-    found: set[str] = set()
+def shared_memory() -> dict[int, str]:
+    """This user's files below /dev/shm, by inode."""
+    found: dict[int, str] = {}
+    for file in SHARED_MEMORY.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            status = file.lstat()
+            if status.st_uid == os.getuid():
+                found[status.st_ino] = str(file)
+    return found
+
+
+def held(processes: Iterable[Process]) -> set[int]:
+    """The inodes of what these processes have open or mapped below /dev/shm. Names do not tell: glibc maps a semaphore before it is given its own."""
+    device = SHARED_MEMORY.stat().st_dev
+    found: set[int] = set()
     for process in processes:
         folder = PROC / str(process.pid)
         with contextlib.suppress(OSError):
-            found.update(os.readlink(link) for link in (folder / "fd").iterdir())
-        with contextlib.suppress(OSError):
-            found.update(line.split(maxsplit=5)[-1] for line in (folder / "maps").read_text(errors="replace").splitlines() if "/dev/shm/" in line)
-    return {name for name in found if name.startswith("/dev/shm/") and not name.endswith("(deleted)")}
+            maps = (folder / "maps").read_text(errors="replace").splitlines()
+            found |= {int(line.split(maxsplit=5)[4]) for line in maps if f" {SHARED_MEMORY}/" in line}
+        for descriptor in _descriptors(folder):
+            with contextlib.suppress(OSError):
+                file = descriptor.stat()
+                found |= {file.st_ino} if file.st_dev == device else set()
+    return found
+
+
+def _descriptors(folder: Path) -> list[Path]:
+    try:
+        return list((folder / "fd").iterdir())
+    except OSError:
+        return []

@@ -18,7 +18,8 @@ from handmade_journals import HandMade, ids_of
 
 from benchmarks.audit import audit
 from benchmarks.chaos_parts.hazards import damage_tail
-from benchmarks.chaos_parts.processes import Kin, Process, is_alive, look, send
+from benchmarks.chaos_parts.leftovers import find_leftovers
+from benchmarks.chaos_parts.processes import Kin, Process, is_alive, look, send, shared_memory
 from benchmarks.chaos_parts.recovery import proof_of
 from benchmarks.chaos_parts.schedule import Damage, Kind, Moment, Role, Strike, make_schedule
 from benchmarks.chaos_parts.sight import JsonLines, Sight, actors_of
@@ -125,6 +126,55 @@ def test_a_signal_goes_to_the_process_that_was_meant_and_not_to_its_pid(family: 
     assert send(process, signal.SIGKILL)
     until(lambda: not is_alive(process))
     assert not send(process, signal.SIGKILL)
+
+
+# --- leftovers
+
+SEMAPHORE = """
+import multiprocessing, os, signal
+from multiprocessing import resource_tracker
+made = multiprocessing.get_context("spawn").Semaphore()
+os.kill(resource_tracker._resource_tracker._pid, signal.SIGKILL)
+print("/dev/shm/sem." + made._semlock.name.removeprefix("/"), flush=True)
+input()
+"""
+
+
+@pytest.fixture
+def maker() -> Iterator[tuple["subprocess.Popen[str]", str, dict[int, str]]]:
+    """A process with a named semaphore that nobody will remove but this: (it, the semaphore's file, shared memory before)."""
+    before = shared_memory()
+    process = subprocess.Popen([sys.executable, "-c", SEMAPHORE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    file = process.stdout.readline().strip()
+    yield process, file, before
+    process.kill()
+    process.communicate()
+    Path(file).unlink(missing_ok=True)
+
+
+@pytest.mark.processes
+def test_a_semaphore_that_a_killed_process_leaves_is_left_behind(maker: tuple["subprocess.Popen[str]", str, dict[int, str]], tmp_path: Path) -> None:
+    process, file, before = maker
+    kin = Kin()
+    kin.adopt(process.pid)
+    process.kill()
+    process.wait()
+    leftovers = find_leftovers(kin, temporary=tmp_path, before=before)
+    kin.close()
+    assert file in leftovers.shared_memory
+    assert leftovers.number == len(leftovers.shared_memory)
+
+
+@pytest.mark.processes
+def test_what_was_there_before_or_is_held_by_others_is_not_left_behind(
+    maker: tuple["subprocess.Popen[str]", str, dict[int, str]], tmp_path: Path
+) -> None:
+    process, file, before = maker
+    assert file not in find_leftovers(Kin(), temporary=tmp_path, before=before).shared_memory
+    process.kill()
+    process.wait()
+    assert file not in find_leftovers(Kin(), temporary=tmp_path, before=shared_memory()).shared_memory
 
 
 # --- recovery
