@@ -7,8 +7,10 @@ version log, into the live model between two steps, after its names were checked
 
 import contextlib
 import logging
+import multiprocessing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from multiprocessing import shared_memory
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from rlvr.errors import BroadcastError
 from rlvr.records import Version
 
 ENGINE_NAME = "firesteel"
+RANDOM_LETTERS = 8
 RELOAD_LOGGER = "vllm.model_executor.model_loader.reload.layerwise"
 
 
@@ -130,6 +133,16 @@ def register() -> None:
     """Let vLLM find the engine by name. vLLM calls this in each of its processes, in some more than once."""
     with contextlib.suppress(ValueError):  # already registered
         WeightTransferEngineFactory.register_engine(ENGINE_NAME, "learner.vllm_engine", StagedWeights.__name__)
+    _name_shared_memory()
+
+
+def _name_shared_memory() -> None:
+    """Name blocks of shared memory as the semaphores of this process are named. Children inherit the name of those alone, and whoever clears up after
+    a killed engine, whose workers share such blocks, knows what is the engine's by it."""
+    prefix = multiprocessing.current_process()._config["semprefix"]  # type: ignore[attr-defined]
+    names: Any = shared_memory  # the standard library's own constants, which it gives no other way to set
+    names._SHM_NAME_PREFIX = f"{prefix}-"
+    names._SHM_SAFE_NAME_LENGTH = len(names._SHM_NAME_PREFIX) + RANDOM_LETTERS
 
 
 def check_fit(model: torch.nn.Module, is_tied: bool, tensors: dict[str, torch.Tensor]) -> None:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from actors.engine import sockets
 from actors.engine.device import check_can_run_on, check_same
 from actors.engine.process import close_context, start_vllm
 from actors.engine.pulse import Pulse
@@ -84,7 +83,6 @@ class Engine:
         try:
             check_same(settings.device, llm.vllm_config.device_config.device_type)
             await engine.sample(WARM_UP)
-            sockets.note_semaphores()
         except EngineError:
             await engine.shutdown()
             raise
