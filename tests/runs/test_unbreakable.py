@@ -4,6 +4,7 @@ One run of the demo's task loses a generator, its queue and a learner rank; a ch
 one, in deterministic mode, loses its driver, is resumed, and must equal the run that nobody touched.
 """
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from test_deterministic_run import SETTINGS, facts, run_once
 from whole_runs import ROOT, Finished, follow, process_of, start, status
 
 from benchmarks.audit import audit
+from benchmarks.chaos_parts.processes import below, held, scan, shared_memory
 from recipes.demo.base import Recipe, cached_base
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine]
@@ -23,15 +25,26 @@ pytestmark = [pytest.mark.ray, pytest.mark.engine]
 STEPS = 40
 
 
-def kill(replica: str) -> Callable[[Path], None]:
+def kill(replica: str, seen: dict[int, str]) -> Callable[[Path], None]:
+    """Kill a part of a run; add to `seen` what the run's processes have in shared memory by then."""
+
     def act(folder: Path) -> None:
+        driver = json.loads((folder / "run.json").read_text())["pid"]
+        ours = held(below(driver, scan()))
+        seen.update({inode: name for inode, name in shared_memory().items() if inode in ours})
         os.kill(process_of(folder, replica), signal.SIGKILL)
 
     return act
 
 
 @pytest.fixture(scope="module")
-def battered(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def seen() -> dict[int, str]:
+    """What the battered run had in shared memory, by inode."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def battered(tmp_path_factory: pytest.TempPathFactory, seen: dict[int, str]) -> Finished:
     """A run that lost a generator at step 6, its queue at step 16, a learner rank at step 26."""
     base = cached_base(Recipe(seed=0), Console(quiet=True))
     folder = tmp_path_factory.mktemp("runs") / "battered"
@@ -48,7 +61,8 @@ def battered(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         "queue.keep_segments=true",
         "weights.deadline_s=10",
     )
-    acts = [(f"step 6/{STEPS}", kill("generator-1")), (f"step 16/{STEPS}", kill("queue")), (f"step 26/{STEPS}", kill("learner-1"))]
+    victims = {6: "generator-1", 16: "queue", 26: "learner-1"}
+    acts = [(f"step {step}/{STEPS}", kill(victim, seen)) for step, victim in victims.items()]
     finished = follow(process, folder, acts=acts)
     assert finished.code == 0, finished.said[-30:]
     return finished
@@ -77,6 +91,12 @@ def test_a_learner_that_comes_back_begins_the_next_lineage_at_its_checkpoint(bat
     assert [lineage for lineage, _ in lineages] == list(range(len(lineages)))
     assert len(lineages) == 2
     assert lineages[1][1] in (20, 25)
+
+
+def test_a_run_that_lost_a_generator_leaves_nothing_in_shared_memory(battered: Finished, seen: dict[int, str]) -> None:
+    assert battered.code == 0
+    assert any("/sem." in name for name in seen.values())
+    assert [name for inode, name in seen.items() if shared_memory().get(inode) == name] == []
 
 
 def test_due_evaluations_are_made_once_in_the_lineage_that_survives(battered: Finished) -> None:
