@@ -29,6 +29,7 @@ def make() -> Path:
     fcntl.flock(descriptor, fcntl.LOCK_EX)  # never closed: the lock ends with this process, however that ends
     making.rename(folder / LOCK)
     multiprocessing.current_process()._config["semprefix"] = f"/{folder.name}"  # type: ignore[attr-defined] # children inherit it
+    os.environ["SPT_NOENV"] = "1"  # vLLM would write the titles of its processes over their environment, and the folder's path with it
     atexit.register(_remove, folder)
     return folder
 

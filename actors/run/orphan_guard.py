@@ -15,6 +15,8 @@ from pathlib import Path
 from actors.engine import sockets
 
 MARK = "FIRESTEEL_RUN_MARK"
+KEEPS_MARK = "SPT_NOENV"
+"""Ray and vLLM write the titles of their processes over the environment, and the mark with it, where this is not set."""
 PATIENCE_S = 3.0
 """For what ends by itself when the driver does."""
 ROUNDS = 50
@@ -41,7 +43,7 @@ def start(mark: str) -> Guard:
     environment = {name: value for name, value in os.environ.items() if name != MARK}  # the guard itself is not marked
     process = subprocess.Popen(command, env=environment, pass_fds=(ours,), start_new_session=True, stdin=subprocess.DEVNULL)
     os.close(ours)
-    os.environ[MARK] = mark
+    os.environ |= {MARK: mark, KEEPS_MARK: "1"}
     return Guard(theirs, process)  # the one writing end, which no child inherits: it closes with this process
 
 

@@ -1,5 +1,6 @@
 """However a driver ends, no process that it marked is left."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -55,6 +56,35 @@ def test_a_driver_that_is_killed_leaves_no_marked_process() -> None:
     driver.wait()
     assert ends(child)
     assert not marked("test-killed")
+
+
+TITLED = """
+import os, subprocess, sys, time
+from actors.run import orphan_guard
+guard = orphan_guard.start("test-titled")
+entitle = "import ray, time; ray._raylet.setproctitle('ray::Agent'); print('titled', flush=True); time.sleep(600)"
+child = subprocess.Popen([sys.executable, "-c", entitle], stdout=subprocess.PIPE, start_new_session=True)
+child.stdout.readline()
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_process_that_takes_a_title_of_its_own_keeps_the_mark() -> None:
+    driver = subprocess.Popen([sys.executable, "-c", TITLED], stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    with driver.stdout as said:
+        child = int(said.readline())
+    try:
+        assert child in marked("test-titled")
+        driver.kill()
+        driver.wait()
+        assert ends(child)
+    finally:
+        driver.kill()
+        driver.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
 def test_a_guard_that_is_closed_ends_what_is_left_before_it_returns() -> None:
