@@ -1,6 +1,6 @@
 """`make test-long`: what takes longer than CI has, one part after the other, and what came of each.
 
-The parts: the tests marked `long`, five seeds of the demo, its controls. benchmarks/results/long.json keeps the last result of each part with its
+The parts: the tests marked `long`, folder by folder, five seeds of the demo, its controls. benchmarks/results/long.json keeps the last result of each part with its
 commit, so that one part can be run alone (`--only`). Exit code 1 where a part fails.
 """
 
@@ -13,8 +13,11 @@ from typing import Any
 
 from benchmarks.record import RESULTS, ROOT, Claim, commit, write
 
+FOLDERS = {"long tests of whole runs": "tests/runs", "several hosts": "tests/hosts", "autoscaled runs": "tests/deploy"}
+PYTEST = ["-m", "pytest", "-m", "long"]
 PARTS = {
-    "long tests": ["-m", "pytest", "tests", "-m", "long"],
+    **{name: [*PYTEST, folder] for name, folder in FOLDERS.items()},
+    "the other long tests": [*PYTEST, "tests", *(f"--ignore={folder}" for folder in FOLDERS.values())],
     "five seeds of the demo": ["-m", "recipes.demo", "--seeds", "0,1,2,3,4"],
     "the demo's controls": ["-m", "recipes.demo", "--controls", "--seed", "0"],
 }
@@ -23,7 +26,8 @@ PARTS = {
 def known() -> dict[str, dict[str, Any]]:
     """The last result of each part, from the file."""
     file = RESULTS / "long.json"
-    return dict(json.loads(file.read_text(encoding="utf-8"))["details"]["parts"]) if file.is_file() else {}
+    parts = json.loads(file.read_text(encoding="utf-8"))["details"]["parts"] if file.is_file() else {}
+    return {name: part for name, part in parts.items() if name in PARTS}
 
 
 def main() -> int:

@@ -119,6 +119,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.engine
+@pytest.mark.long
 @pytest.mark.parametrize("parallel", [1, 2])
 def test_an_engine_whose_processes_are_killed_leaves_nothing_in_shared_memory(short: Path, parallel: int) -> None:
     tiny(tied=False).save_pretrained(short / "model")
