@@ -1,7 +1,7 @@
 """`make test-long`: what takes longer than CI has, one part after the other, and what came of each.
 
-The parts: the tests marked `long`, folder by folder, five seeds of the demo, its controls. benchmarks/results/long.json keeps the last result of each part with its
-commit, so that one part can be run alone (`--only`). Exit code 1 where a part fails.
+The parts: the tests marked `long`, folder by folder, five seeds of the demo, its controls. benchmarks/results/long.json keeps the last result of
+each part with its commit, so that one part can be run alone (`--only`). Exit code 1 where a part fails.
 """
 
 import argparse
