@@ -15,7 +15,7 @@ def measure_step(metrics: Registry, report: StepReport, *, waited_s: float) -> N
     metrics.counter("rlvr_tokens_trained_total").inc(report.tokens)
     metrics.histogram("rlvr_train_seconds").observe(report.seconds.total)
     metrics.gauge("rlvr_learner_step").set(report.step)
-    metrics.gauge("rlvr_learner_step_unixtime_seconds").set_to_current_time()
+    metrics.gauge("rlvr_learner_step_timestamp_seconds").set_to_current_time()
     metrics.gauge("rlvr_learning_rate").set(report.learning_rate)
     if report.skipped:
         return  # an empty batch says nothing about the policy
@@ -49,4 +49,4 @@ def measure_checkpoint(metrics: Registry, news: Saved | SaveFailed) -> None:
     metrics.histogram("rlvr_checkpoint_seconds").observe(news.seconds)
     metrics.histogram("rlvr_checkpoint_pause_seconds").observe(news.pause_s)
     metrics.gauge("rlvr_checkpoint_step").set(news.version.step)
-    metrics.gauge("rlvr_checkpoint_unixtime_seconds").set_to_current_time()
+    metrics.gauge("rlvr_checkpoint_timestamp_seconds").set_to_current_time()

@@ -49,6 +49,17 @@ class VerifyStage(enum.StrEnum):
     WORKER = "worker"
 
 
+class RunState(enum.StrEnum):
+    """What the run is doing, or how it ended."""
+
+    STARTING = "starting"
+    TRAINING = "training"
+    EVALUATING = "evaluating"  # after the last step
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"  # stopped as told, by a signal or `firesteel stop`
+    FAILED = "failed"
+
+
 class NodePart(enum.StrEnum):
     """What a node of the cluster is for, as its label rlvr.io/role says."""
 
@@ -82,10 +93,10 @@ class MetricSpec(msgspec.Struct, frozen=True, kw_only=True):
     buckets: tuple[float, ...] = ()
 
 
-_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 _FINE_SECONDS = (0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.01, 0.1, 0.5, 1.0, 1.5, 3.0)
 _TOKENS = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0)
-_VERSIONS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+_VERSIONS = (*map(float, range(17)),)
 
 
 def _specs(role: Role, *rows: tuple[Any, ...]) -> Iterator[MetricSpec]:
@@ -138,6 +149,7 @@ _GENERATOR = _specs(
     ("histogram", "rlvr_rollout_seconds", "seconds", "Seconds of one completion.", _SECONDS),
     ("gauge", "rlvr_requests_in_flight", "requests", "Completions being sampled."),
     ("counter", "rlvr_generator_idle_seconds_total", "seconds", "Seconds without anything to sample: back-pressure of the staleness bound."),
+    ("counter", "rlvr_generator_evaluation_seconds_total", "seconds", "Seconds for which this generator evaluated and took no leases."),
     ("gauge", "rlvr_policy_version", "steps", "Step of the policy version that the engine samples from."),
     ("counter", "rlvr_weights_applied_total", "versions", "Policy versions applied."),
     ("histogram", "rlvr_weight_pause_seconds", "seconds", "Seconds for which sampling stood while weights were applied.", _SECONDS),
@@ -164,8 +176,14 @@ _VERIFIER = _specs(
 _LEARNER = _specs(
     Role.LEARNER,
     ("gauge", "rlvr_learner_step", "steps", "Steps trained."),
-    ("gauge", "rlvr_learner_step_unixtime_seconds", "seconds", "Unix time at which the last step ended; 0 before the first."),
+    ("gauge", "rlvr_learner_step_timestamp_seconds", "seconds", "Unix time at which the last step ended; 0 before the first."),
     ("gauge", "rlvr_published_version", "steps", "Step of the newest published policy version."),
+    (
+        "gauge",
+        "rlvr_learner_waiting_seconds",
+        "seconds",
+        "Seconds for which the learner has waited for the batch that it asks for now; 0 while it trains.",
+    ),
     ("counter", "rlvr_learner_wait_seconds_total", "seconds", "Seconds for which the learner waited for a batch."),
     ("counter", "rlvr_tokens_trained_total", "tokens", "Completion tokens of trained rollouts; per rollout, the mean length trained."),
     ("histogram", "rlvr_train_seconds", "seconds", "Seconds of one training step.", _SECONDS),
@@ -185,7 +203,7 @@ _LEARNER = _specs(
     ("histogram", "rlvr_checkpoint_pause_seconds", "seconds", "Seconds for which training stood for a checkpoint.", _SECONDS),
     ("gauge", "rlvr_checkpoint_step", "steps", "Step of the newest durable checkpoint."),
     ("gauge", "rlvr_checkpoint_every_steps", "steps", "Steps between checkpoints, as configured; 0 = only at the end."),
-    ("gauge", "rlvr_checkpoint_unixtime_seconds", "seconds", "Unix time at which the newest checkpoint became durable; 0 before the first."),
+    ("gauge", "rlvr_checkpoint_timestamp_seconds", "seconds", "Unix time at which the newest checkpoint became durable; 0 before the first."),
     ("counter", "rlvr_checkpoint_failures_total", "checkpoints", "Checkpoints that could not be written, or were found damaged."),
     ("gauge", "rlvr_weight_epoch", "epochs", "Epoch of the broadcast group: how often it was formed."),
     ("gauge", "rlvr_weight_receivers", "receivers", "Members of the broadcast group, without the sender."),
@@ -194,6 +212,7 @@ _LEARNER = _specs(
 )
 _CONTROLLER = _specs(
     Role.CONTROLLER,
+    ("gauge", "rlvr_run_state", "states", "1 for what the run is doing or how it ended, 0 for the rest.", {"state": RunState}),
     ("gauge", "rlvr_actors", "actors", "Actors alive, by part.", {"part": Role}),
     ("gauge", "rlvr_actors_wanted", "actors", "Actors that there should be, by part.", {"part": Role}),
     ("counter", "rlvr_restarts_total", "actors", "Actors replaced, by part and cause.", {"part": Role, "cause": LossCause}),

@@ -63,5 +63,5 @@ _IDLED = f"avg by (run) (increase({select('rlvr_generator_idle_seconds_total')}[
 IDLE_SHARE = f"clamp_max({ratio(_IDLED, f'{_WAITED} + {_TRAINED}')}, 1)"
 """Of the generators' time: nothing to sample. The clock is the learner's time, so that a run's first minutes are not thinned out by the window."""
 
-STEP_AGE = f"time() - max by (run) ({select('rlvr_learner_step_unixtime_seconds')} > 0)"
+STEP_AGE = f"time() - max by (run) ({select('rlvr_learner_step_timestamp_seconds')} > 0)"
 """Seconds since the last step ended; no value before the first."""

@@ -56,7 +56,7 @@ class SimulatedRun:
             registry.gauge(spec.name, **labels).set(self._level(spec))
 
     def _level(self, spec: MetricSpec) -> float:
-        if spec.name.endswith("_unixtime_seconds"):
+        if spec.name.endswith("_timestamp_seconds"):
             return time.time()
         if spec.name in ("rlvr_learner_step", "rlvr_published_version", "rlvr_policy_version", "rlvr_evaluated_version"):
             return float(self.step)

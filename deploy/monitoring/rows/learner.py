@@ -90,7 +90,7 @@ _PANELS: tuple[Panel, ...] = (
     lines(
         "Age of the checkpoint",
         "Since the newest one became durable.",
-        Query(f"time() - max by (run) ({select('rlvr_checkpoint_unixtime_seconds')} > 0)"),
+        Query(f"time() - max by (run) ({select('rlvr_checkpoint_timestamp_seconds')} > 0)"),
         unit="s",
         least=0,
         needs=Need.CHECKPOINT,

@@ -9,7 +9,7 @@ _PATIENCE = (
 )
 _GONE = f"({_UP} == bool 0)"
 _STALLED = f"(({STEP_AGE}) > bool ({_PATIENCE}) or 0 * {_UP})"
-_STARTING = f"(({newest('rlvr_learner_step_unixtime_seconds')} == bool 0) or 0 * {_UP})"
+_STARTING = f"(({newest('rlvr_learner_step_timestamp_seconds')} == bool 0) or 0 * {_UP})"
 _MISSING = f"(({total('rlvr_actors_wanted')} > bool {total('rlvr_actors')}) or 0 * {_UP})"
 _HEALTH = f"8 * {_GONE} + 4 * {_STALLED} + 2 * {_STARTING} + {_MISSING}"
 
