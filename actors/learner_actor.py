@@ -115,6 +115,7 @@ class LearnerActor:
             self._metrics.counter("rlvr_checkpoint_failures_total").inc()
             self._news.put(damaged)
         self._metrics.gauge("rlvr_learner_step").set(self._learner.version.step)
+        self._metrics.gauge("rlvr_checkpoint_step").set(self._learner.version.step)
         return self._learner.version
 
     def open_broadcast(self) -> tuple[str, int]:
@@ -199,8 +200,10 @@ class LearnerActor:
 
     def _next_batch(self, client: BlockingQueueClient | None, step: int) -> Batch | None:
         """Step `step`'s batch, the same on every rank; None when the run stops. Waits for the queue."""
+        started = time.monotonic()
         while True:
             told = rank_channel.tell(self._ask(client, step) if client is not None else None)
+            self._metrics.gauge("rlvr_learner_waiting_seconds").set(time.monotonic() - started if told is None else 0.0)
             if isinstance(told, rank_channel.Stop):
                 return None
             if told is not None:

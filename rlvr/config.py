@@ -252,6 +252,9 @@ class MetricsConfig(Table, frozen=True, kw_only=True):
     actor_port: Annotated[
         int, Meta(ge=0, le=65535, description="first port that an actor tries for its metrics; it takes the next free one of 100. 0 = any free one")
     ] = 0
+    linger_s: Annotated[
+        float, Meta(ge=0.0, le=600.0, description="seconds for which the controller still serves how the run ended; longer than a scrape interval")
+    ] = 0.0
 
 
 UsdPerHour = Annotated[float, Meta(ge=0.0)]

@@ -23,6 +23,8 @@ class _Server6(_Server):
 
 
 class _Silent(WSGIRequestHandler):
+    timeout = 10.0  # of a client that says nothing: each holds a thread
+
     def log_message(self, format: str, *args: Any) -> None:
         """A scrape every few seconds is no news."""
 

@@ -13,7 +13,6 @@ from actors.fleet.evaluation_keeper import EvaluationKeeper
 from actors.fleet.fleet import Fleet
 from actors.run.facts import RunFacts
 from actors.run.folder import EVENTS
-from actors.run.history import FACTS
 from actors.run.resume import OpenRun
 from learner import version_log
 from learner.checkpoint_report import Saved
@@ -61,12 +60,14 @@ class CheckpointKeeper:
         """The version log keeps the newest versions and those that are still to be evaluated."""
         await asyncio.to_thread(self._prune)
 
-    def write_facts(self) -> None:
-        """What the run has cost and come to, on this host alone: often, so that a death loses seconds of it."""
+    def write_facts(self) -> bool:
+        """What the run has cost and come to: often, so that a death loses seconds of it. True where it is kept."""
         try:
-            self._folder.write_json(FACTS, self._facts.so_far())
-        except OSError as error:
+            self._run.save_facts(self._facts.so_far())
+        except (OSError, StoreError) as error:
             logger.warning("facts.json cannot be written: %s", error)
+            return False
+        return True
 
     def write_history(self, stopped: str | None = None) -> None:
         """What a resume goes on from. A store that cannot take it now gets it with the next checkpoint."""

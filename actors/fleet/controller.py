@@ -39,7 +39,7 @@ from actors.run.summary import ProcessSummary, Summary
 from actors.signals import Signals
 from rlvr.config import Config
 from rlvr.errors import FiresteelError, LockLost, StoreError, UserError
-from rlvr.metrics import EvalSplit, Registry
+from rlvr.metrics import EvalSplit, Registry, RunState
 from rlvr.records import Version
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class Controller:
             stop=self._stop_asked,
             scale=self._scale_asked,
         )
-        self._state = "starting"
+        self._enter(RunState.STARTING)
         self._started = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._is_resumed = run.before is not None
         self._is_overtaken = False
@@ -120,7 +120,14 @@ class Controller:
                 return await self._write_summary(stopped, error)
             finally:
                 await self._fleet.stop(asks=not self._is_overtaken)
+                if self._facts.has_stood and not self._is_overtaken:
+                    await asyncio.sleep(self._config.metrics.linger_s)
                 await self._service.stop()
+
+    def _enter(self, state: str) -> None:
+        self._state = state
+        for other in RunState:
+            self._metrics.gauge("rlvr_run_state", state=other.value).set(other.value == state)
 
     async def _work_to_the_end(self) -> tuple[str, str | None]:
         """How the run stopped, and the sentence of its error."""
@@ -170,7 +177,7 @@ class Controller:
             evaluations = group.create_task(self._evaluations.run(), name="evaluations")
             stopped = await self._training.run(start)
             if stopped == FINISHED:
-                self._state = "evaluating"
+                self._enter(RunState.EVALUATING)
                 await asyncio.wait([evaluations])
                 await self._evaluations.run()  # a learner that was lost late has published once more
             evaluations.cancel()
@@ -195,7 +202,7 @@ class Controller:
                 generators=len(fleet.generators.standing), verifiers=len(fleet.verifiers.standing), learner_ranks=self._config.learner.ranks
             )
         )
-        self._state = "training"
+        self._enter(RunState.TRAINING)
         self._metrics.gauge("rlvr_actors", part="controller").set(1)
         self._metrics.gauge("rlvr_actors_wanted", part="controller").set(1)
         self._folder.event("started", targets=[msgspec.to_builtins(target) for target in fleet.targets], is_resumed=self._is_resumed)
@@ -250,7 +257,8 @@ class Controller:
                 logger.warning("the run's lock could not be renewed, trying again: %s", error)
             self._facts.employs(self._employed())
             self._take_totals()
-            await asyncio.to_thread(self._keeper.write_facts)
+            if await asyncio.to_thread(self._keeper.write_facts):
+                self._fleet.cost.show(self._facts.costs)
             await asyncio.sleep(BEAT_S)
 
     def _take_totals(self) -> None:
@@ -281,6 +289,7 @@ class Controller:
             pauses = [await self._last_word(worker.name, outcome(worker.name, worker.handle.pause_seconds_max.remote())) for worker in workers]
             self._facts.pauses += [pause for pause in pauses if pause is not None]
         self._take_totals()
+        self._enter(stopped)
         summary = self._facts.summary(stopped=stopped, error=error)
         try:
             self._folder.write_json(SUMMARY, summary)

@@ -7,7 +7,7 @@ nobody.
 """
 
 import logging
-import math
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 ROLE_LABEL = "rlvr.io/role"
 PRICE_LABEL = "rlvr.io/usd-per-hour"
+PRICE = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
 def part_of(node: Node) -> NodePart:
@@ -35,11 +36,7 @@ def price_of(node: Node, prices: CostConfig) -> float | None:
     if label is None:
         fallback: float | None = getattr(prices, f"{part_of(node)}_usd_per_hour")
         return fallback
-    try:
-        price = float(label)
-    except ValueError:
-        return None
-    return price if math.isfinite(price) and price >= 0 else None
+    return float(label) if PRICE.fullmatch(label) else None
 
 
 class CostMeter:
@@ -53,7 +50,7 @@ class CostMeter:
         self._told: set[str] = set()
         self.num_unpriced = 0
         metrics.gauge("rlvr_cost_budget_usd").set(prices.budget_usd)
-        self._show_totals()
+        self.show(self._costs)
 
     def count(self, nodes: Sequence[Node]) -> None:
         """These nodes live now: they have cost what they cost since the last call."""
@@ -74,14 +71,15 @@ class CostMeter:
         for part in NodePart:
             self._metrics.gauge("rlvr_nodes", part=part.value).set(alive[part.value])
             self._metrics.gauge("rlvr_cost_usd_per_hour", part=part.value).set(an_hour[part.value])
-        self._show_totals()
 
     def so_far(self) -> dict[str, NodeCost]:
         """By part, those alone that the run has had."""
         return {part: cost for part, cost in self._costs.items() if cost.node_seconds > 0}
 
-    def _show_totals(self) -> None:
-        for part, cost in self._costs.items():
+    def show(self, costs: Mapping[str, NodeCost]) -> None:
+        """Raise the counters to these totals, which are kept by now: a counter that came back lower would look like one that began anew at 0, and all
+        that the run ever cost like the cost of that moment."""
+        for part, cost in costs.items():
             self._metrics.raise_to("rlvr_cost_usd_total", cost.usd, part=part)
             self._metrics.raise_to("rlvr_node_seconds_total", cost.node_seconds, part=part)
             self._metrics.raise_to("rlvr_gpu_seconds_total", cost.gpu_seconds, part=part)

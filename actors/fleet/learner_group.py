@@ -66,8 +66,9 @@ class LearnerGroup:
         self.is_loaded, self.addresses = False, []
         names = self.names
         self.handles = [self._make(rank, name) for rank, name in enumerate(names)]
-        self.addresses = await started(names, [handle.address.remote() for handle in self.handles])
-        master = self.addresses[0]
+        # Rank 0 first: it takes metrics.actor_port itself where ranks share a host, and it alone tells of the learner.
+        (master,) = await started(names[:1], [self.first.address.remote()])
+        self.addresses = [master, *await started(names[1:], [handle.address.remote() for handle in self.handles[1:]])]
         calls = [handle.load.remote(master.host, master.store_port, store, store_actor) for handle in self.handles]
         loaded: list[Version] = await self.while_alive(started(names, calls))
         if len(set(loaded)) > 1:

@@ -71,16 +71,17 @@ class FleetWatch:
                 if now - worker.heard_at >= self._config.queue.silence_s and not worker.is_leaving:
                     worker.give_up(LossCause.HUNG)
             incarnation = status.incarnation
-            self._show()
             await asyncio.sleep(WATCH_S)
 
     def _show(self) -> None:
+        settings = self._config.generators
+        least = settings.min if settings.count == "auto" else 0  # without any node there is no seat, and yet an engine is missing
         for pool in (self._fleet.generators, self._fleet.verifiers):
             self._metrics.gauge("rlvr_actors", part=pool.role).set(len(pool.standing))
-            self._metrics.gauge("rlvr_actors_wanted", part=pool.role).set(pool.wanted)
+            self._metrics.gauge("rlvr_actors_wanted", part=pool.role).set(max(pool.wanted, least if pool.role == GENERATOR else 0))
         self._metrics.gauge("rlvr_actors", part="learner").set(len(self._fleet.learners.handles) if self._fleet.learners.is_loaded else 0)
         self._metrics.gauge("rlvr_actors_wanted", part="learner").set(self._config.learner.ranks)
-        self._metrics.gauge("rlvr_actors", part="queue").set(1)
+        self._metrics.gauge("rlvr_actors", part="queue").set(self._fleet.queue.identity is not None)
         self._metrics.gauge("rlvr_actors_wanted", part="queue").set(1)
 
     async def _follow_nodes(self) -> Never:
@@ -90,6 +91,7 @@ class FleetWatch:
                 there = await asyncio.to_thread(nodes.live_nodes)
                 if self._config.generators.count == "auto":
                     await self._follow(there)
+                self._show()
                 leaving = {node.id for node in there if node.is_draining}
                 self._metrics.gauge("rlvr_nodes_draining").set(len(leaving))
                 for pool in (self._fleet.generators, self._fleet.verifiers):

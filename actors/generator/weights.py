@@ -193,7 +193,9 @@ class WeightFollower:
 
     async def _evaluate(self, version: Version) -> None:
         """No lease is taken and no weights are applied meanwhile."""
+        started = time.monotonic()
         run = await evaluate(self._engine, version, settings=self._settings, decoder=self._decoder)
+        self._metrics.counter("rlvr_generator_evaluation_seconds_total").inc(time.monotonic() - started)
         if run is None:
             logger.info("the evaluation of version=%s is left to another generator", version)
             return

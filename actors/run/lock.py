@@ -174,7 +174,12 @@ def _this_process() -> Owner:
 
 def _is_gone(owner: Owner) -> bool:
     """True where that process was one of this machine and is no more; of another machine's nothing can be said."""
-    return bool(owner.machine) and owner.machine == _machine() and _began(owner.pid) != owner.began
+    return is_here(owner) and _began(owner.pid) != owner.began
+
+
+def is_here(owner: Owner) -> bool:
+    """Whether its process, alive or not, is one of this machine."""
+    return bool(owner.machine) and owner.machine == _machine()
 
 
 def _machine() -> str:

@@ -18,8 +18,8 @@ import msgspec
 from actors.journal import reading as journal_reading
 from actors.journal.files import ObjectFiles
 from actors.run.folder import RunFolder
-from actors.run.history import CONFIG, FACTS, FactsSoFar, decode_facts, pull_history, push_history, read_history
-from actors.run.lock import STALE_S, LockReading, LockState, RunLock, read_lock
+from actors.run.history import CONFIG, FACTS, MIRROR, FactsSoFar, decode_facts, pull_history, push_history, read_history
+from actors.run.lock import STALE_S, LockReading, LockState, RunLock, is_here, read_lock
 from actors.run.place import LOCK_FILES, check_can_create, default_path, open_run_store, store_root
 from learner import checkpoint_files
 from rlvr.config import Config
@@ -33,7 +33,11 @@ Mode = Literal["must", "auto"]
 FINISHED = "finished"
 WAIT_S = 45.0
 """`--resume auto` waits so long for an owner that may be dead: longer than a dead one's last heartbeat stays young."""
+WAIT_ELSEWHERE_S = 150.0
+"""The same for an owner on another machine: a pod that is told to go beats until its grace period is over; its successor may start before."""
 LOOK_S = 1.0
+PUSH_S = 60.0
+"""What a run costs is known to a store elsewhere after so long at the latest."""
 MAY_CHANGE = (
     "run.checkpoint_every_steps",
     "run.eval_every_steps",
@@ -107,12 +111,20 @@ class OpenRun:
         self.lock = lock
         self.before = before
         self._is_mirrored = is_mirrored
+        self._pushed_at = time.monotonic()
 
     def save(self, facts: FactsSoFar) -> None:
         """Keep what the run has come to, durably, here and in a store elsewhere. Called at checkpoints, evaluations and the end."""
         self.folder.write_json(FACTS, facts)
         if self._is_mirrored:
             push_history(self.folder.path, self.store)
+
+    def save_facts(self, facts: FactsSoFar) -> None:
+        """The same of the facts alone: here at every call, in a store elsewhere once in PUSH_S. Called often: a death loses little."""
+        self.folder.write_json(FACTS, facts)
+        if self._is_mirrored and time.monotonic() - self._pushed_at >= PUSH_S:
+            self._pushed_at = time.monotonic()
+            self.store.write(f"{MIRROR}/{FACTS}", msgspec.json.encode(facts))
 
     def take_back(self) -> None:
         """Undo a new run that was refused after all; one that goes on stays as it was."""
@@ -202,6 +214,7 @@ def _reopen(decided: Resume, config: Config, store: Store, lock: RunLock) -> Ope
     path, is_mirrored = decided.run_dir, bool(config.run.store)
     if isinstance(store, FolderStore):
         store.sweep(older_s=0.0)
+    ours = _last_word_here(path)
     try:
         if is_mirrored:
             pull_history(store, path)
@@ -209,10 +222,20 @@ def _reopen(decided: Resume, config: Config, store: Store, lock: RunLock) -> Ope
     except OSError as error:
         raise UserError(f"the run folder {path} cannot be made: {error.strerror}; choose another --run-dir") from error
     facts = decode_facts(_history(store, FACTS, config), where=_where(config, path))  # the owner before us may have had a last word
+    if ours is not None and ours.resumes == facts.resumes and ours.total_seconds > facts.total_seconds:  # it was here, and died before it was pushed
+        facts = msgspec.structs.replace(facts, costs=ours.costs, usage=ours.usage, total_seconds=ours.total_seconds)
     run = OpenRun(folder, store, lock, before=facts, is_mirrored=is_mirrored)
     run.folder.event("resumed", resumes=facts.resumes + 1, changed=list(decided.changed))
     run.save(msgspec.structs.replace(facts, stopped=None, num_steps=config.run.num_steps, resumes=facts.resumes + 1))
     return run
+
+
+def _last_word_here(path: Path) -> FactsSoFar | None:
+    """facts.json of this host's run folder, where there is one that can be read."""
+    try:
+        return msgspec.json.decode((path / FACTS).read_bytes(), type=FactsSoFar)
+    except (OSError, msgspec.DecodeError):
+        return None
 
 
 def differences(before: Config, now: Config) -> dict[str, str]:
@@ -311,11 +334,13 @@ def _require_readable(store: Store, config: Config, path: Path) -> None:
 
 def _wait_for_owner(store: Store, reading: LockReading, *, where: str, say: Callable[[str], None]) -> str:
     """Wait until the owner is gone, by its own clock or by ours: one that does not beat for STALE_S while we look is silent, whatever its clock says.
-    Returns its token, empty where it gave the lock back. Raises UserError where it still beats after WAIT_S."""
-    say(f"{where}: the lock is held by {reading.sentence}; waiting up to {WAIT_S:.0f} s for it to fall silent")
+    Returns its token, empty where it gave the lock back. Raises UserError where it still beats at the end of its wait."""
+    assert reading.lock is not None
+    wait_s = WAIT_S if is_here(reading.lock.owner) else WAIT_ELSEWHERE_S
+    say(f"{where}: the lock is held by {reading.sentence}; waiting up to {wait_s:.0f} s for it to fall silent")
     began = beaten = time.monotonic()
     while reading.state is LockState.ALIVE and time.monotonic() - beaten < STALE_S:
-        if time.monotonic() - began >= WAIT_S:
+        if time.monotonic() - began >= wait_s:
             raise UserError(f"{where}: the run is going: {reading.sentence}; `firesteel stop` ends it")
         time.sleep(LOOK_S)
         last, reading = reading, _read_lock(store)

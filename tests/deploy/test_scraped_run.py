@@ -66,9 +66,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
             f"metrics.port={port}",
             f"cost.shared_usd_per_hour={USD_PER_HOUR}",
             "cost.budget_usd=1",
+            "metrics.linger_s=4",
         )
         acts = [(f"step 12/{STEPS}", kill_verifier), (f"step {STEPS - 12}/{STEPS}", lambda _: look(url))]
         finished = follow(process, folder / "run", acts=acts)
+        SEEN["finished"] = ask(url, "query", query='max_over_time(rlvr_run_state{state="finished"}[1m])')["result"]
     assert finished.code == 0, finished.said[-20:]
     return finished
 
@@ -100,6 +102,10 @@ def test_what_prometheus_knows_of_a_run_is_the_catalogue_and_nothing_else() -> N
 def test_every_rule_is_healthy_and_none_fires_on_a_healthy_run() -> None:
     assert [rule["name"] for rule in SEEN["rules"] if rule["health"] != "ok"] == []
     assert [rule["name"] for rule in SEEN["rules"] if rule.get("state") == "firing"] == []
+
+
+def test_prometheus_learns_that_the_run_has_finished() -> None:
+    assert [series["value"][1] for series in SEEN["finished"]] == ["1"]
 
 
 def test_the_run_is_paid_by_the_second_and_its_summary_says_so(run: Finished) -> None:

@@ -48,6 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         "learner.ranks=2",
         "run.checkpoint_every_steps=40",
         "evaluation.report=['last', 'base_same_prompt']",
+        "metrics.actor_port=21400",
     )
     finished = follow(process, folder, at="step 24/60", do=look)
     assert finished.code == 0, finished.said[-20:]
@@ -140,12 +141,19 @@ def test_service_discovery_finds_every_actor_and_each_serves_its_metrics(run: Fi
         assert ("vllm:generation_tokens" in served) == (role == "generator")
 
 
+def test_where_ranks_share_a_host_the_first_one_has_the_first_port(run: Finished) -> None:
+    port = {target["labels"]["replica"]: int(target["targets"][0].rpartition(":")[2]) for target in SEEN["targets"]}
+    assert 21400 <= port["learner-0"] < port["learner-1"] < 21500
+
+
 def test_metrics_tell_what_happens(run: Finished) -> None:
     def value(replica: str, sample: str) -> float:
         return next(float(line.split()[-1]) for line in SEEN["metrics"][replica].splitlines() if line.startswith(sample))
 
     assert value("queue", "rlvr_rollouts_accepted_total") >= 24 * 128
     assert value("learner-0", "rlvr_learner_step") >= 24
+    assert value("controller", 'rlvr_run_state{state="training"}') == 1
+    assert value("generator-0", "rlvr_generator_evaluation_seconds_total") > 0
     assert value("learner-0", "rlvr_weight_bytes_sent_total") > 0
     assert all(value(f"generator-{index}", "rlvr_tokens_generated_total") > 0 for index in (0, 1))
     assert all(value(f"generator-{index}", "rlvr_weights_applied_total") > 1 for index in (0, 1))

@@ -56,7 +56,7 @@ def test_a_nodes_own_price_goes_before_its_roles() -> None:
     assert price_of(node("verifier"), prices) is None
 
 
-@pytest.mark.parametrize("label", ["", "two", "-1", "nan", "inf", "2,50"])
+@pytest.mark.parametrize("label", ["", "two", "-1", "nan", "inf", "2,50", "1_0", " 1", "١"])
 def test_a_label_that_is_no_price_prices_nothing_not_even_by_the_role(label: str) -> None:
     assert price_of(node(price=label), CostConfig(generator_usd_per_hour=3.0)) is None
 
@@ -69,6 +69,8 @@ def test_every_node_alive_is_paid_idle_or_draining_for_as_long_as_it_lives(clock
     meter.count([learner, generator, generator])
     clock.time += 10.0
     meter.count([learner])
+    assert sample(metrics, "rlvr_cost_usd_total", "learner") == 0.0, "what is not kept yet is not told"
+    meter.show(meter.so_far())
     assert sample(metrics, "rlvr_cost_usd_total", "learner") == pytest.approx(0.2)
     assert sample(metrics, "rlvr_cost_usd_total", "generator") == pytest.approx(0.04)
     assert sample(metrics, "rlvr_gpu_seconds_total", "learner") == 80.0

@@ -10,7 +10,7 @@ from resume_fakes import MODES, PLACES, config, config_at, ended, everything
 from actors.journal.entries import FORMAT as JOURNAL_FORMAT
 from actors.journal.entries import Header
 from actors.run.folder import EVENTS, METRICS, RunFolder
-from actors.run.history import FACTS, FORMAT, FactsSoFar
+from actors.run.history import FACTS, FORMAT, FactsSoFar, NodeCost, decode_facts, read_history
 from actors.run.resume import Finished, Mode, Resume, Start, decide, differences, open_run, refused
 from learner.checkpoint_files import FORMAT as CHECKPOINT_FORMAT
 from learner.checkpoint_files import MARKER, encode_marker, folder_of
@@ -69,6 +69,34 @@ def test_with_a_store_another_host_goes_on_without_the_run_folder(tmp_path: Path
     second = open_run(decided, stored)
     assert second.folder.path != first.folder.path
     assert second.folder.read(METRICS) == [{"step": 4}]
+
+
+def test_what_a_run_has_cost_reaches_a_store_elsewhere_once_in_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = open_run(Start(run_dir=tmp_path / "run"), config(tmp_path / "store"))
+
+    def kept() -> float:
+        return decode_facts(read_history(run.store, FACTS, is_mirrored=True), where="store").total_seconds
+
+    run.save_facts(FactsSoFar(name="r", total_seconds=5.0))
+    assert kept() == 0.0
+    monkeypatch.setattr("actors.run.resume.PUSH_S", 0.0)
+    run.save_facts(FactsSoFar(name="r", total_seconds=6.0))
+    assert kept() == 6.0
+
+
+def test_the_same_host_knows_better_than_the_store_what_a_killed_run_has_cost(tmp_path: Path) -> None:
+    place = config(tmp_path / "store")
+    run = open_run(Start(run_dir=tmp_path / "run"), place)
+    ended(run, None)
+    run.save_facts(FactsSoFar(name="r", total_seconds=90.0, costs={"shared": NodeCost(usd=3.0, node_seconds=90.0)}))
+    here = open_run(decide("must", place, tmp_path / "run"), place)  # type: ignore[arg-type]
+    assert here.before is not None
+    assert here.before.costs["shared"].usd == 3.0
+    assert here.before.steps == 4, "all else is as the store has it"
+    ended(here, None, steps=5)
+    elsewhere = open_run(decide("must", place, tmp_path / "other"), place)  # type: ignore[arg-type]
+    assert elsewhere.before is not None
+    assert elsewhere.before.costs == {}
 
 
 def test_a_finished_run_is_left_alone(place: Config, tmp_path: Path) -> None:

@@ -71,6 +71,19 @@ def test_auto_takes_over_from_an_owner_that_does_not_beat_whatever_its_clock_say
         run.lock.beat()
 
 
+def test_an_owner_on_another_machine_is_given_the_time_that_a_pod_takes_to_end(
+    place: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = open_run(Start(run_dir=tmp_path / "run"), place)
+    lock = msgspec.json.decode(run.store.read(LOCK), type=Lock)
+    run.store.write(LOCK, msgspec.json.encode(msgspec.structs.replace(lock, owner=msgspec.structs.replace(lock.owner, machine="another"))))
+    monkeypatch.setattr(resume, "WAIT_ELSEWHERE_S", 0.0)
+    heard: list[str] = []
+    with pytest.raises(UserError, match="the run is going"):
+        decide("auto", place, tmp_path / "run", say=heard.append)
+    assert "waiting up to 0 s" in heard[0]
+
+
 def test_what_the_killed_controller_left_half_written_is_swept(place: Config, tmp_path: Path) -> None:
     run = open_run(Start(run_dir=tmp_path / "run"), place)
     ended(run, None)
