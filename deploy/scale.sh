@@ -75,12 +75,13 @@ apply() {
     ask patch "$1" --type=json -p "$2" >/dev/null || fail "$1 was not changed: its groups are others than a moment ago, or the API server refused"
 }
 
-surplus_pods() { # that stand above MAX, the youngest
-    local listed pod standing=()
-    listed=$(ask get pods -l "ray.io/cluster=$name,ray.io/group=$group" --sort-by=.metadata.creationTimestamp -o name) || fail "the pods of $cluster cannot be listed"
-    for pod in $listed; do
-        if [ -z "$(field "$pod" '{.metadata.deletionTimestamp}')" ]; then standing+=("${pod#pod/}"); fi
-    done
+surplus_pods() { # that stand above MAX, the youngest; what leaves already is told by the same answer that lists it
+    local listed pod leaves standing=()
+    listed=$(ask get pods -l "ray.io/cluster=$name,ray.io/group=$group" --sort-by=.metadata.creationTimestamp \
+        -o 'jsonpath={range .items[*]}{.metadata.name}{" "}{.metadata.deletionTimestamp}{"\n"}{end}') || fail "the pods of $cluster cannot be listed"
+    while read -r pod leaves; do
+        if [ -n "$pod" ] && [ -z "$leaves" ]; then standing+=("$pod"); fi
+    done <<<"$listed"
     if [ ${#standing[@]} -gt "$max" ]; then echo "${standing[@]:$max}"; fi
 }
 

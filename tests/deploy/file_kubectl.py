@@ -1,7 +1,8 @@
 """A kubectl for objects that are files, as a program: what kubectl can do without a server it does itself, with `patch --local`.
 
-Owns the rest: a list by labels, an object that is not there, and the operator that ends the pods which a patch names to it, unless a file
-`operator-is-down` lies beside the objects. FOLDER has the objects as NAMESPACE-KIND-NAME.json; what was asked is noted in `asked` there.
+Owns the rest: a list by labels, an object that is not there, and the operator that ends the pods which a patch names to it. FOLDER has the
+objects as NAMESPACE-KIND-NAME.json; what was asked is noted in `asked` there. With a file `operator-is-down` in it the operator does nothing;
+with `pods-go-fast` a pod that leaves is gone as soon as it was listed.
 """
 
 import json
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+LISTED = r'jsonpath={range .items[*]}{.metadata.name}{" "}{.metadata.deletionTimestamp}{"\n"}{end}'
 FOLDER = Path(os.environ.get("FOLDER", "."))
 
 
@@ -35,10 +37,13 @@ def main(words: list[str]) -> int | str:
 
 def pods_by_labels(namespace: str, rest: list[str]) -> int:
     labels = dict(pair.split("=") for pair in rest[rest.index("-l") + 1].split(","))
-    assert rest[-3:] == ["--sort-by=.metadata.creationTimestamp", "-o", "name"]
+    assert rest[2:] == ["--sort-by=.metadata.creationTimestamp", "-o", LISTED]
     pods = [json.loads(file.read_text())["metadata"] for file in FOLDER.glob(f"{namespace}-pod-*.json")]
     chosen = [pod for pod in pods if labels.items() <= pod["labels"].items()]
-    sys.stdout.write("".join(f"pod/{pod['name']}\n" for pod in sorted(chosen, key=lambda pod: pod["creationTimestamp"])))
+    for pod in sorted(chosen, key=lambda pod: pod["creationTimestamp"]):
+        sys.stdout.write(f"{pod['name']} {pod.get('deletionTimestamp', '')}\n")
+        if (FOLDER / "pods-go-fast").exists() and "deletionTimestamp" in pod:
+            (FOLDER / f"{namespace}-pod-{pod['name']}.json").unlink()
     return 0
 
 

@@ -143,6 +143,23 @@ def test_a_pod_that_leaves_already_is_not_counted(server: Server) -> None:
     assert "leaving: generators-middle\n" in scale(server, "generators", "1").stdout
 
 
+def test_a_pod_that_is_gone_a_moment_later_is_not_counted(server: Server, tmp_path: Path) -> None:
+    """Counted, it would cost a pod that lives."""
+    (tmp_path / "pods-go-fast").touch()
+    pod = server.get("Pod", "generators-young")
+    pod["metadata"]["deletionTimestamp"] = "2026-11-21T11:00:00Z"
+    server.put(pod)
+    done = scale(server, "generators", "2")
+    assert (done.returncode, done.stdout) == (0, f"raycluster/{CLUSTER}: group generators has 2 to 2 pods\n")
+    assert all("deletionTimestamp" not in server.get("Pod", f"generators-{name}")["metadata"] for name in ("old", "middle"))
+
+
+def test_pods_are_asked_for_once(server: Server) -> None:
+    scale(server, "generators", "1")
+    assert len([line for line in server.asked if " get pods " in line]) == 1
+    assert [line for line in server.asked if " get pod/" in line and "--ignore-not-found" not in line] == []
+
+
 def test_the_maximum_stays_where_the_operator_does_not_answer(server: Server, tmp_path: Path) -> None:
     (tmp_path / "operator-is-down").touch()
     impatient = tmp_path / "scale.sh"
