@@ -161,6 +161,28 @@ def test_nothing_is_fetched_but_packages() -> None:
             assert "http://" not in command
 
 
+APT = {
+    "python": {"wget"},
+    "build": {"build-essential"},
+    "gpu": {"gcc", "g++", "libc6-dev", "libnuma1", "libibverbs1", "ibverbs-providers", "librdmacm1"},
+    "dev": {"g++", "libc6-dev", "libnuma1"},
+}
+"""Triton needs a C compiler and headers; inductor, which vLLM calls even with enforce_eager, a C++ one; vLLM libnuma; NCCL verbs."""
+
+
+def test_a_stage_has_the_packages_that_its_programs_need_and_no_others() -> None:
+    installed = {
+        name: {word for text in stage.of("RUN") for found in re.findall(r"--no-install-recommends ([^&]+)", text) for word in found.split()}
+        for name, stage in STAGES.items()
+    }
+    assert {name: words for name, words in installed.items() if words} == APT
+
+
+def test_no_image_asks_for_gpus_by_itself() -> None:
+    """NVIDIA's runtime, where it is a node's default, would give all of them to every pod of the image."""
+    assert all("NVIDIA_VISIBLE_DEVICES" not in text for stage in STAGES.values() for text in stage.of("ENV"))
+
+
 def test_apt_leaves_no_lists_and_takes_nothing_unasked() -> None:
     for text in [text for stage in STAGES.values() for text in stage.of("RUN") if "apt-get" in text]:
         assert "apt-get install -y --no-install-recommends" in text
