@@ -68,7 +68,7 @@ async def started(names: Sequence[str], calls: Sequence[Any]) -> list[Any]:
     tasks = [asyncio.ensure_future(outcome(name, call)) for name, call in zip(names, calls, strict=True)]
     began = time.monotonic()
     try:
-        while True:
+        while tasks:
             done, pending = await asyncio.wait(tasks, timeout=STILL_WAITING_S, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
                 task.result()
@@ -78,6 +78,7 @@ async def started(names: Sequence[str], calls: Sequence[Any]) -> list[Any]:
             if time.monotonic() - began > START_S:
                 raise ActorError(f"{late} did not start within {START_S:.0f} s; has the cluster the CPUs, GPUs and labels that the run asks for?")
             logger.warning("still waiting for %s; `ray status` shows what the cluster has", late)
+        return []
     finally:
         for task in tasks:
             task.cancel()

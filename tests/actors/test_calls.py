@@ -7,7 +7,7 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from actors.calls import outcome, translated
+from actors.calls import outcome, started, translated
 from rlvr.errors import ActorError, Closed, FiresteelError, QueueError, UserError
 
 FRAMES = """Traceback (most recent call last):
@@ -74,3 +74,7 @@ def test_a_real_actors_errors_are_told_the_same_from_constructor_and_call(ray_se
     user, queue = asyncio.run(told(UserError("format 7: use 8"))), asyncio.run(told(QueueError("segment 3, byte 9")))
     assert (type(user), str(user)) == (UserError, "format 7: use 8")
     assert (type(queue), str(queue)) == (ActorError, "queue failed: QueueError: segment 3, byte 9")
+
+
+def test_nobody_to_wait_for_has_started() -> None:
+    assert asyncio.run(started([], [])) == []
