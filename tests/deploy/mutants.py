@@ -10,16 +10,22 @@ from typing import Any
 import network_rules
 import role_rules
 import run_rules
+import survival_rules
+import traffic_rules
 from object_schemas import refuses_part
 from rendered import Object, Stream, leaves
 
 Path = tuple[Any, ...]
-RULES = (*role_rules.RULES, *network_rules.RULES, *run_rules.RULES)
+RULES = (*role_rules.RULES, *survival_rules.RULES, *network_rules.RULES, *traffic_rules.RULES, *run_rules.RULES)
 
 
 def own_faults(stream: Stream) -> list[str]:
     """What this project's own rules say of a stream."""
-    return [fault for rule in RULES for fault in rule(stream)]
+    return list(_own_faults(stream))
+
+
+def _own_faults(stream: Stream) -> Iterator[str]:
+    return (fault for rule in RULES for fault in rule(stream))
 
 
 def is_noticed(stream: Stream, one: Object, path: Path) -> bool:
@@ -27,7 +33,7 @@ def is_noticed(stream: Stream, one: Object, path: Path) -> bool:
     if refuses_part(one, path[:-1]):
         return True
     try:
-        return bool(own_faults(stream))
+        return next(_own_faults(stream), None) is not None
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         return True  # a rule that cannot read it fails its test
 

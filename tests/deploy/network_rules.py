@@ -103,19 +103,6 @@ def ray(stream: Stream) -> Iterator[str]:
                 yield f"{direction} of a {role} is not open to every pod of its cluster: {', '.join(sorted(every_role - reached))}"
 
 
-def jobs(stream: Stream) -> Iterator[str]:
-    """The operator and the submitter reach Ray's dashboard."""
-    if not of_kind(stream, "RayJob"):
-        return
-    rules = [
-        (policy, rule) for policy in of_kind(stream, "NetworkPolicy") for rule in policy["spec"].get("ingress", []) + policy["spec"].get("egress", [])
-    ]
-    known = {(policy["metadata"]["name"], port.get("port")) for policy, rule in rules for port in rule.get("ports", [])}
-    for name in ("job-control", "submitter"):
-        if (name, 8265) not in known:
-            yield f"NetworkPolicy {name} does not open Ray's dashboard, port 8265"
-
-
 def services(stream: Stream) -> Iterator[str]:
     for service in of_kind(stream, "Service"):
         name, spec = service["metadata"]["name"], service["spec"]
@@ -178,4 +165,4 @@ def _discovery(stream: Stream) -> Iterator[str]:
                 yield f"ScrapeConfig asks {discovery.get('url')}, the controller answers at http://SERVICE.NAMESPACE.svc:PORT/sd"
 
 
-RULES = (selectors, numbers, policies, verifiers, ray, jobs, services, monitors)
+RULES = (selectors, numbers, policies, verifiers, ray, services, monitors)

@@ -19,7 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 BASE = DEPLOY / "base"
 OVERLAYS = sorted(folder for folder in (DEPLOY / "overlays").iterdir() if folder.is_dir())
-VARIANTS = [BASE, *OVERLAYS]
+COMPONENTS = sorted((Path(__file__).resolve().parent / "components").iterdir())
+"""Base with one component each."""
+VARIANTS = [BASE, *OVERLAYS, *COMPONENTS]
 BAD = Path(__file__).resolve().parent / "bad"
 
 Object = dict[str, Any]

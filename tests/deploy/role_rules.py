@@ -1,6 +1,7 @@
 """What every pod of a run has to be, beyond what a schema knows. Each rule takes a stream and yields one sentence for each fault.
 
-Owns the rules of pods: labels, prices, ports, drain, resources, versions, volumes, and the keys of maps that a schema leaves free.
+Owns the rules of pods: labels, prices, ports, drain, resources, versions, volumes, and the keys of maps that a schema leaves free. What a run
+survives is in survival_rules.
 """
 
 import functools
@@ -11,10 +12,10 @@ from decimal import Decimal, InvalidOperation
 from rendered import (
     CONTROLLER,
     GENERATOR,
-    LEARNER,
     RAY_ROLES,
     ROOT,
     VERIFIER,
+    Object,
     Pod,
     Stream,
     cluster_of,
@@ -30,6 +31,9 @@ from actors.cluster import QUIET
 DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 NODE_ENV = {name: value for name, value in QUIET.items() if name.isupper() or name.startswith("RAY_process")}
 """What `firesteel run` sets on a machine of its own, and the nodes of a joined cluster have to bring along."""
+GROUP = 1000
+SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+"""Where Ray's autoscaler, as every client within a cluster, looks for its token."""
 GROUP_LABELS = {"rlvr.io/run", "rlvr.io/role", "rlvr.io/usd-per-hour"}
 FREE_MAPS = {
     ("metadata", "labels"): {
@@ -50,9 +54,9 @@ FREE_MAPS = {
     },
     ("annotations",): {"summary", "description", "runbook_url"},
     ("labels",): {"severity", *GROUP_LABELS, "ray.io/market-type"},
-    ("limits",): {"cpu", "memory", "nvidia.com/gpu", "rdma/ib"},
-    ("requests",): {"cpu", "memory", "nvidia.com/gpu", "rdma/ib", "storage"},
-    ("resources",): {"CPU", "requests", "limits"},
+    ("limits",): {"cpu", "memory", "ephemeral-storage", "nvidia.com/gpu", "rdma/ib"},
+    ("requests",): {"cpu", "memory", "ephemeral-storage", "nvidia.com/gpu", "rdma/ib", "storage"},
+    ("resources",): {"CPU", "GPU", "requests", "limits"},
     ("nodeSelector",): {"cloud.google.com/gke-spot"},
 }
 """Maps in which a schema allows any key, by the end of their path, the longest first: a key that is not here is a slip until somebody adds it."""
@@ -99,12 +103,29 @@ def resources(stream: Stream) -> Iterator[str]:
     for pod in pods(stream):
         for container in pod.spec["containers"]:
             given = container.get("resources", {})
-            if not {"cpu", "memory"} <= given.get("limits", {}).keys():
-                yield f"{pod.name}: {container['name']} has no limit of cpu and memory"
+            if not {"cpu", "memory", "ephemeral-storage"} <= given.get("limits", {}).keys():
+                yield f"{pod.name}: {container['name']} has no limit of cpu, memory and ephemeral-storage"
             if given.get("limits") != given.get("requests"):
                 yield f"{pod.name}: {container['name']} is given other limits than it requests, and is evicted first"
-    if str(cluster_of(stream)["headGroupSpec"].get("resources", {}).get("CPU")) != "0":
-        yield 'head: resources.CPU is "0", so that no worker lands beside the controller'
+        disks = [num_bytes(one["emptyDir"].get("sizeLimit", "inf")) for one in pod.spec.get("volumes", []) if _is_disk(one)]
+        if sum(disks) > num_bytes(pod.limits.get("ephemeral-storage", 0)):
+            yield f"{pod.name}: its emptyDirs may hold {sum(disks) / 2**30:g} GiB, more than its limit of ephemeral-storage, and it is evicted before"
+    yield from _nothing_beside_the_controller(cluster_of(stream))
+
+
+def _is_disk(volume: Object) -> bool:
+    return "emptyDir" in volume and "medium" not in volume["emptyDir"]
+
+
+def _nothing_beside_the_controller(cluster: Object) -> Iterator[str]:
+    head = cluster["headGroupSpec"]
+    for resource in ("CPU", "GPU"):
+        if str(head.get("resources", {}).get(resource)) != "0":
+            yield f'head: resources.{resource} is "0", so that no worker lands beside the controller'
+    containers = [*head["template"]["spec"]["containers"], {**cluster["autoscalerOptions"], "name": "autoscaler"}]
+    for container in containers:
+        if {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"} not in container.get("env", []):
+            yield f"head: {container['name']} has NVIDIA_VISIBLE_DEVICES=void, else it has every GPU of a node whose default runtime is NVIDIA's"
 
 
 def versions(stream: Stream) -> Iterator[str]:
@@ -178,8 +199,10 @@ def _shared_memory(pod: Pod) -> Iterator[str]:
 
 
 def identity(stream: Stream) -> Iterator[str]:
-    """Who may speak to the API server: the autoscaler's container alone."""
+    """Who may speak to the API server: the autoscaler's container alone. Who may read the volume: every pod by one group."""
     for pod in pods(stream):
+        if pod.spec.get("securityContext", {}).get("fsGroup") != GROUP:
+            yield f"{pod.name}: fsGroup is {GROUP}, as in every pod that has mounted the volume before"
         if pod.spec.get("automountServiceAccountToken") is not False:
             yield f"{pod.name}: automountServiceAccountToken is false"
         for container in pod.spec["containers"]:
@@ -188,18 +211,12 @@ def identity(stream: Stream) -> Iterator[str]:
     cluster = cluster_of(stream)
     if cluster.get("authOptions", {}).get("mode") != "token":
         yield "authOptions.mode is token: without it whoever reaches a port of Ray runs code"
+    given = {mount["mountPath"]: mount["name"] for mount in cluster.get("autoscalerOptions", {}).get("volumeMounts", [])}
+    if given != {SERVICE_ACCOUNT: "kube-api"}:
+        yield f"the autoscaler finds its token and nothing else in {SERVICE_ACCOUNT}, got {given}"
     context = cluster.get("autoscalerOptions", {}).get("securityContext", {})
     if context.get("allowPrivilegeEscalation") is not False or context.get("capabilities", {}).get("drop") != ["ALL"]:
         yield "autoscalerOptions.securityContext is that of the other containers: the operator's own container is not restricted"
-
-
-def annotations(stream: Stream) -> Iterator[str]:
-    for pod in ray_pods(stream):
-        given = pod.group["template"].get("metadata", {}).get("annotations", {})
-        if pod.role in (CONTROLLER, LEARNER) and given.get("karpenter.sh/do-not-disrupt") != "true":
-            yield f"{pod.name}: a node autoscaler may move it, which costs an attempt"
-        if pod.role in (CONTROLLER, LEARNER) and given.get("cluster-autoscaler.kubernetes.io/safe-to-evict") != "false":
-            yield f"{pod.name}: the cluster autoscaler may move it, which costs an attempt"
 
 
 def free_maps(stream: Stream) -> Iterator[str]:
@@ -235,4 +252,4 @@ def namespace(stream: Stream) -> Iterator[str]:
             yield "the namespace does not enforce the restricted pod security profile"
 
 
-RULES = (labels, ports, drain, resources, versions, environment, references, volumes, identity, annotations, free_maps, namespace)
+RULES = (labels, ports, drain, resources, versions, environment, references, volumes, identity, free_maps, namespace)

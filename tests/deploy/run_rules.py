@@ -18,6 +18,8 @@ from rlvr.errors import ConfigError
 
 CHECKPOINT_BYTES = 14
 """Of a parameter: bf16, and float32 master and moments."""
+STATE_BYTES = 12
+"""Of a parameter in the exact state alone."""
 PARAMS = {"Qwen/Qwen2.5-Math-1.5B": 1.54e9, "/opt/firesteel/demo-base": 345_472}
 
 
@@ -39,12 +41,6 @@ def command(stream: Stream) -> Iterator[str]:
         claims = {one["name"] for one in head.spec["volumes"] if "persistentVolumeClaim" in one}
         if mounts.get(str(Path(folder).parent)) not in claims:
             yield f"the run's folder {folder!r} does not lie on a volume that outlives the pod"
-    for job in of_kind(stream, "RayJob"):
-        spec = job["spec"]
-        if not spec.get("backoffLimit") or spec.get("submitterConfig", {}).get("backoffLimit") != 0:
-            yield "a run is retried by backoffLimit of the RayJob, and by nothing else (submitterConfig.backoffLimit: 0)"
-        if not (spec.get("activeDeadlineSeconds") and spec.get("preRunningDeadlineSeconds") and spec.get("shutdownAfterJobFinishes")):
-            yield "a run that hangs or is over is paid for: activeDeadlineSeconds, preRunningDeadlineSeconds, shutdownAfterJobFinishes"
 
 
 def _values(words: list[str], option: str) -> list[str]:
@@ -88,6 +84,7 @@ def _places(config: Config, pods: list[Pod]) -> Iterator[str]:
             yield f"{table}.labels = {labels}: no group of pods has them"
         for pod in homes:
             yield from _room(config, table, pod)
+            yield from _scratch(config, table, pod)
         if table == "learner" and homes:
             yield from _learner(config, homes)
 
@@ -101,6 +98,22 @@ def _room(config: Config, table: str, pod: Pod) -> Iterator[str]:
         yield f"{pod.name}: {pod.gpus} GPUs do not divide into engines of {config.generators.tensor_parallel}"
     if table == "verifiers" and num_bytes(pod.limits.get("memory", 0)) < (config.verifiers.workers * config.verifiers.memory_mib + 2048) * 2**20:
         yield f"{pod.name}: {config.verifiers.workers} sandboxed children of {config.verifiers.memory_mib} MiB and Ray do not fit its memory"
+
+
+def _scratch(config: Config, table: str, pod: Pod) -> Iterator[str]:
+    """What passes through /tmp: two versions of each engine; a checkpoint that is staged, or the exact state, which each rank fetches whole."""
+    if table == "verifiers":
+        return
+    params, seats = PARAMS[config.model.policy], pod.gpus or 1
+    needed = (
+        2 * PUBLISHED_BYTES * params * seats / config.generators.tensor_parallel
+        if table == "generators"
+        else params * max(CHECKPOINT_BYTES, STATE_BYTES * seats)
+    )
+    name = next((mount["name"] for mount in pod.container["volumeMounts"] if mount["mountPath"] == "/tmp"), None)
+    given = [num_bytes(one["emptyDir"].get("sizeLimit", 0)) for one in pod.spec["volumes"] if one["name"] == name and "medium" not in one["emptyDir"]]
+    if not given or given[0] < needed:
+        yield f"{pod.name}: /tmp is an emptyDir of at least {needed / 1e9:.1f} GB, got {given}"
 
 
 def _learner(config: Config, homes: list[Pod]) -> Iterator[str]:

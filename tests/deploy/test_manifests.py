@@ -8,13 +8,12 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import network_rules
 import object_schemas
 import pytest
 import role_rules
 import run_rules
 import yaml
-from mutants import MUTATIONS, is_noticed, own_faults, places
+from mutants import MUTATIONS, RULES, is_noticed, own_faults, places
 from rendered import BAD, BASE, DEPLOY, OVERLAYS, ROOT, VARIANTS, Object, build, cluster_of, num_bytes, of_kind, ray_pods, stream_of, text_of
 
 from actors.fleet.worker_pool import LEAVE_S
@@ -42,7 +41,7 @@ def test_objects_of_kubernetes_itself_are_valid_without_outside_material(folder:
     assert [fault for one in stream_of(folder) for fault in object_schemas.metadata_faults(one)] == []
 
 
-@pytest.mark.parametrize("rule", [*role_rules.RULES, *network_rules.RULES, *run_rules.RULES], ids=lambda rule: f"{rule.__module__}.{rule.__name__}")
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.__module__}.{rule.__name__}")
 @pytest.mark.parametrize("folder", VARIANTS, ids=named)
 def test_every_rule_of_ours_holds(folder: Path, rule: object) -> None:
     assert list(rule(stream_of(folder))) == []  # type: ignore[operator]
