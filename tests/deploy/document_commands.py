@@ -22,6 +22,7 @@ from rlvr.errors import ConfigError
 
 KUBECTL = {  # an option ends with = where a value follows it
     "apply": ("-k=", "-f=", "--dry-run="),
+    "cordon": (),
     "create": ("--from-file=", "--from-literal="),
     "delete": ("-k=", "-f="),
     "describe": (),
@@ -36,7 +37,7 @@ KUBECTL = {  # an option ends with = where a value follows it
 KUBECTL_ALWAYS = ("-n=",)
 OTHERS = {
     "helm repo": (),
-    "helm install": ("--version=", "--namespace=", "--create-namespace"),
+    "helm install": ("--version=", "--namespace=", "--create-namespace", "--set=", "--set-json="),
     "docker build": ("-f=", "--target=", "-t=", "--build-arg="),
     "docker push": (),
     "deploy/scale.sh": ("-n=", "-t=", "--keep", "--dry-run"),
@@ -184,7 +185,7 @@ def _kubectl(arguments: Sequence[str], world: World) -> Iterator[str]:
         yield from (f"kubectl kustomize: there is no folder {folder}" for folder in words if not world.has(f"{folder}/kustomization.yaml"))
     elif verb == "port-forward":
         yield from _forwarded(words, world)
-    else:
+    elif verb != "cordon":  # nodes are the reader's
         yield from (f"kubectl {verb}: {fault}" for fault in _resources(words, world))
 
 

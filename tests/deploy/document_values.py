@@ -5,6 +5,7 @@ Owns how a code span is told to be one of these. A span that looks like none of 
 
 import functools
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -95,6 +96,7 @@ def overlay_faults(files: dict[str, str], scratch: Path) -> Iterator[str]:
     for file in BASE.iterdir():
         if file.is_file():
             _write(copy / "base" / file.name, file.read_text(encoding="utf-8"))
+    shutil.copytree(DEPLOY / "components", copy / "components")
     for name, text in files.items():
         if name.startswith("deploy/overlays/"):
             _write(scratch / name, text)

@@ -53,7 +53,7 @@ FREE_MAPS = {
         "kueue.x-k8s.io/elastic-job",
     },
     ("annotations",): {"summary", "description", "runbook_url"},
-    ("labels",): {"severity", *GROUP_LABELS, "ray.io/market-type"},
+    ("labels",): {"severity", "system", *GROUP_LABELS, "ray.io/market-type"},
     ("limits",): {"cpu", "memory", "ephemeral-storage", "nvidia.com/gpu", "rdma/ib"},
     ("requests",): {"cpu", "memory", "ephemeral-storage", "nvidia.com/gpu", "rdma/ib", "storage"},
     ("resources",): {"CPU", "GPU", "requests", "limits"},

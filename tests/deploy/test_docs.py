@@ -105,6 +105,23 @@ def test_an_overlay_whose_patch_means_another_group_is_not_built(tmp_path: Path)
     assert list(document_values.overlay_faults(swapped, tmp_path)) != []
 
 
+def test_the_operator_is_installed_as_retries_and_alerts_need_it() -> None:
+    """Its chart watches no job, and its patience ends before the head of a lost node is replaced."""
+    [fence] = [fence for fence in Document.read(DEPLOY_GUIDE).of("bash") if "kuberay-operator --version" in fence.text]
+    installs = [" ".join(command.words) for command in commands(fence.text) if command.words[:2] == ("helm", "install")]
+    assert [" ".join(line.split()[:3]) for line in installs] == ["helm install kube-prometheus-stack", "helm install kuberay-operator"]
+    [patience] = re.findall(r'"RAYJOB_STATUS_CHECK_TIMEOUT_SECONDS","value":"(\d+)"', installs[1])
+    assert int(patience) >= 1800
+    assert "metrics.serviceMonitor.enabled=true" in installs[1]
+    [podmonitor] = [one for one in base() if one["kind"] == "PodMonitor"]
+    assert f"metrics.serviceMonitor.additionalLabels.release={podmonitor['metadata']['labels']['release']}" in installs[1]
+
+
+def test_the_guide_lists_every_component_and_no_other() -> None:
+    listed = set(re.findall(r"^\| `deploy/components/([\w-]+)` \|", DEPLOY_GUIDE.read_text(encoding="utf-8"), re.MULTILINE))
+    assert listed == {folder.name for folder in (ROOT / "deploy" / "components").iterdir()}
+
+
 def test_the_guide_lists_every_overlay_and_no_other() -> None:
     listed = set(re.findall(r"^\| `deploy/overlays/([\w-]+)` \|", DEPLOY_GUIDE.read_text(encoding="utf-8"), re.MULTILINE))
     assert listed == {folder.name for folder in OVERLAYS} - {"mine"}
