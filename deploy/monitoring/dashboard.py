@@ -38,10 +38,10 @@ def dashboard() -> str:
 
 
 def _run_variable() -> build.QueryVariable:
-    """The runs that have data in the time range."""
+    """The runs that have data in the time range. All of them: `.+`, since targets without `run` are not ours."""
     variable = build.QueryVariable("run").label("Run").datasource(grafana.DATASOURCE).query("label_values(rlvr_slots_limit, run)")
     variable.refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(models.VariableSort.ALPHABETICAL_DESC)
-    variable.multi(True).include_all(True).all_value(".*")
+    variable.multi(True).include_all(True).all_value(".+")
     return variable.current(models.VariableOption(selected=True, text=["All"], value=["$__all"]))
 
 

@@ -270,7 +270,7 @@ def _date(at: float) -> float:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     options.add_argument("--prometheus", required=True, help="address, such as http://127.0.0.1:9090")
-    options.add_argument("--run", default=".*", help="name of the run, or a regular expression")
+    options.add_argument("--run", default=".+", help="name of the run, or a regular expression")
     options.add_argument("--seconds", type=float, default=1800.0, help="length of the time range")
     options.add_argument("--end", type=float, default=None, help="Unix time at which the range ends; default: now")
     options.add_argument("--rate-interval", default="30s", help="what $__rate_interval stands for: four scrape intervals or more")

@@ -99,7 +99,7 @@ def selectors(expr: str) -> set[str]:
     return {match[0] for match in SELECTOR.finditer(expr)}
 
 
-def substitute(expr: str, *, run: str = ".*", rate_interval: str = "1m", length: str = "1h") -> str:
+def substitute(expr: str, *, run: str = ".+", rate_interval: str = "1m", length: str = "1h") -> str:
     """What Grafana would send."""
     for variable, value in (
         ("$__rate_interval", rate_interval),
@@ -115,7 +115,7 @@ def substitute(expr: str, *, run: str = ".*", rate_interval: str = "1m", length:
 def check_queries(
     prometheus_url: str,
     *,
-    run: str = ".*",
+    run: str = ".+",
     skip: Collection[Need] = (Need.GPU, Need.KUBERNETES),
     queries: Iterable[Asked] | None = None,
     seconds: float = 600.0,

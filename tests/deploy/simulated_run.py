@@ -10,7 +10,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from rlvr.metrics import CATALOGUE, MetricSpec, Registry, Role
+from rlvr.metrics import CATALOGUE, MetricSpec, Registry, Role, RunState
 
 REPLICAS = {Role.CONTROLLER: 1, Role.QUEUE: 1, Role.GENERATOR: 3, Role.VERIFIER: 2, Role.LEARNER: 1}
 VLLM_COUNTERS = ("num_preemptions", "prefix_cache_hits", "prefix_cache_queries", "prompt_tokens", "generation_tokens")
@@ -53,9 +53,11 @@ class SimulatedRun:
         elif spec.kind == "histogram":
             registry.histogram(spec.name, **labels).observe(spec.buckets[self.step % 4])
         else:
-            registry.gauge(spec.name, **labels).set(self._level(spec))
+            registry.gauge(spec.name, **labels).set(self._level(spec, labels))
 
-    def _level(self, spec: MetricSpec) -> float:
+    def _level(self, spec: MetricSpec, labels: dict[str, str]) -> float:
+        if spec.name == "rlvr_run_state":
+            return float(labels["state"] == RunState.TRAINING)
         if spec.name.endswith("_timestamp_seconds"):
             return time.time()
         if spec.name in ("rlvr_learner_step", "rlvr_published_version", "rlvr_policy_version", "rlvr_evaluated_version"):

@@ -1,6 +1,7 @@
 """Every query has data in a real Prometheus when all metrics move, none is NaN when nothing does, and a wrong one is found."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
 
@@ -16,10 +17,13 @@ MINUTE = 60.0
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Prometheus that has seen a run `busy`, whose metrics move, and a run `idle`, which has only started; its findings on `busy` are none."""
-    with SimulatedRun("busy") as busy, SimulatedRun("idle") as idle:
+    """A Prometheus that has seen a run `busy`, whose metrics move, a run `idle`, which has only started, and a target of somebody else.
+
+    Its findings on `busy` are none.
+    """
+    with SimulatedRun("busy") as busy, SimulatedRun("idle") as idle, SimulatedRun("") as others:
         folder = tmp_path_factory.mktemp("prometheus")
-        with prometheus(folder, {"static_configs": busy.targets + idle.targets}) as url:
+        with prometheus(folder, {"static_configs": busy.targets + idle.targets + others.targets}) as url:
             deadline, unanswered = time.monotonic() + 60, every_query()
             while unanswered and time.monotonic() < deadline:
                 busy.tick()
@@ -48,6 +52,15 @@ def test_runs_stay_apart(server: str) -> None:
     trained = next(asked.expr for asked in dashboard_queries() if asked.place.startswith("panel 'Step'"))
     both = {row["metric"]["run"]: float(row["value"][1]) for row in ask(server, "query", query=substitute(trained))["result"]}
     assert both["busy"] > both["idle"] == 0.0
+
+
+@pytest.mark.processes
+def test_targets_without_a_run_are_in_no_panel(server: str) -> None:
+    assert ask(server, "query", query='up{run="", role="learner"}')["result"], "Prometheus scrapes one"
+    for asked in dashboard_queries():
+        shown = {row["metric"].get("run", "") for row in ask(server, "query", query=substitute(asked.expr, rate_interval="10s"))["result"]}
+        summed = re.search(r"sum by \(le\)|ALERTS|DCGM", asked.expr)
+        assert summed or shown <= {"busy", "idle"}, asked.place
 
 
 @pytest.mark.processes

@@ -1,6 +1,6 @@
 """Cost and fleet: dollars by role and by what they bought; actors, nodes, restarts."""
 
-from deploy.monitoring.expressions import RUN, growth, newest, quantile, rate, ratio, total
+from deploy.monitoring.expressions import growth, newest, quantile, rate, ratio, total
 from deploy.monitoring.panels import GREEN, ORANGE, Need, Panel, Query, Row, areas, bars, lines
 
 _COST = growth("rlvr_cost_usd_total")
@@ -15,8 +15,8 @@ def _per_million(of: str) -> str:
 _COSTS: tuple[Panel, ...] = (
     lines(
         "$ per million rollouts",
-        "Over the last hour, of all nodes. Generated: what sampling a rollout costs. Correct: what a right answer costs. Trained: the honest one, "
-        "since dropped rollouts are paid for too.",
+        "Over the last hour, of all nodes. Generated: the queue has accepted it. Correct: each right answer. Trained: the honest one, since "
+        "dropped rollouts are paid for too. summary.json and firesteel status divide by the same.",
         Query(_per_million(growth("rlvr_rollouts_generated_total")), "{{run}} generated"),
         Query(_per_million(growth("rlvr_verdicts_total", where='kind="correct"')), "{{run}} verified correct"),
         Query(_per_million(growth("rlvr_rollouts_trained_total")), "{{run}} trained"),
@@ -27,7 +27,8 @@ _COSTS: tuple[Panel, ...] = (
     ),
     lines(
         "$ per million tokens",
-        "Completion tokens sampled, over the last hour: by all nodes, and by generator nodes alone.",
+        "Completion tokens sampled, over the last hour: paid to all nodes, and to generator nodes alone, among which are nodes "
+        "without a role, since these do everything.",
         Query(_per_million(growth("rlvr_tokens_generated_total")), "{{run}} all nodes"),
         Query(
             f"1e6 * {ratio(_SAMPLING_COST + ' > 0', growth('rlvr_tokens_generated_total'))}",
@@ -89,8 +90,8 @@ _FLEET: tuple[Panel, ...] = (
     ),
     lines(
         "Targets that answer Prometheus",
-        "By role. Fewer than actors: a port is closed, or a process hangs.",
-        Query(f"sum by (run, role) (up{{{RUN}}})", "{{run}} {{role}}"),
+        "By role. Fewer than actors: a port is closed, or a process hangs. Ray's own targets are not in it.",
+        Query(total("up", "run, role", 'role!=""'), "{{run}} {{role}}"),
         least=0,
     ),
     lines(
@@ -118,7 +119,8 @@ _FLEET: tuple[Panel, ...] = (
     ),
     lines(
         "Memory, by process",
-        "Resident bytes of the same processes. Growing without end: note the process and restart it with firesteel scale, then report it.",
+        "Resident bytes of the same processes. Growing without end: end that process, or on Kubernetes delete its "
+        "pod; another takes over its work. Then report it.",
         Query(newest("process_resident_memory_bytes", "run, replica"), "{{run}} {{replica}}"),
         unit="bytes",
         least=0,

@@ -1,6 +1,6 @@
 """Generators: how fast each samples, how old its weights are, what its engine is busy with."""
 
-from deploy.monitoring.expressions import PACE, STEPS, buckets, growth, mean, newest, quantile, rate, ratio
+from deploy.monitoring.expressions import PACE, RECENT, buckets, growth, mean, newest, quantile, rate, ratio
 from deploy.monitoring.panels import GREEN, ORANGE, RED, Panel, Query, Row, areas, heatmap, lines, stat
 
 _EACH = "run, replica"
@@ -75,9 +75,9 @@ _SAMPLING: tuple[Panel, ...] = (
     lines(
         "Versions applied, joins, continued completions",
         "In the last 10 min, of all generators. Joins: a generator has entered the broadcast group. Continued: begun by a generator that left.",
-        Query(growth("rlvr_weights_applied_total", window=STEPS), "{{run}} versions applied"),
-        Query(growth("rlvr_broadcast_joins_total", window=STEPS), "{{run}} joins"),
-        Query(growth("rlvr_completions_continued_total", window=STEPS), "{{run}} continued"),
+        Query(growth("rlvr_weights_applied_total", window=RECENT), "{{run}} versions applied"),
+        Query(growth("rlvr_broadcast_joins_total", window=RECENT), "{{run}} joins"),
+        Query(growth("rlvr_completions_continued_total", window=RECENT), "{{run}} continued"),
         least=0,
     ),
 )

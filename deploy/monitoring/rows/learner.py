@@ -1,6 +1,6 @@
 """Learner: where its time goes, how weights reach the generators, whether checkpoints are made."""
 
-from deploy.monitoring.expressions import PACE, STEPS, growth, mean, newest, quantile, rate, select
+from deploy.monitoring.expressions import PACE, RECENT, STEPS, growth, mean, newest, quantile, rate, select
 from deploy.monitoring.panels import GREEN, RED, Need, Panel, Query, Row, areas, lines
 
 
@@ -76,7 +76,7 @@ _PANELS: tuple[Panel, ...] = (
         "Broadcast group",
         "Receivers now, those lost in 10 min, and how often the group was formed. Forming it again at each step: a generator comes and goes.",
         Query(newest("rlvr_weight_receivers"), "{{run}} receivers"),
-        Query(growth("rlvr_weight_receivers_lost_total", window=STEPS), "{{run}} lost"),
+        Query(growth("rlvr_weight_receivers_lost_total", window=RECENT), "{{run}} lost"),
         Query(newest("rlvr_weight_epoch"), "{{run}} epoch"),
         least=0,
     ),

@@ -1,63 +1,42 @@
 """The first row: is it healthy, what is the bottleneck, what does a million rollouts cost?"""
 
-from deploy.monitoring.expressions import IDLE_SHARE, PACE, RUN, STEP_AGE, STEPS, WAIT_SHARE, growth, newest, quantile, rate, ratio, select, total
-from deploy.monitoring.panels import BLUE, GREEN, GREY, ORANGE, RED, Need, Panel, Query, Row, lines, stat
+from deploy.monitoring.diagnosis import BOTTLENECK, BOTTLENECK_WORDS, HEALTH, HEALTH_WORDS, LACKING
+from deploy.monitoring.expressions import IDLE_SHARE, PACE, STEP_AGE, STEPS, WAIT_SHARE, growth, newest, quantile, rate, ratio, total
+from deploy.monitoring.panels import GREEN, ORANGE, RED, Need, Panel, Query, Row, lines, stat
 
-_UP = f"max by (run) (up{{{RUN}}})"
-_PATIENCE = (
-    f"900 + 10 * ({total('rlvr_train_seconds_sum')} + {total('rlvr_learner_wait_seconds_total')}) / clamp_min({total('rlvr_train_seconds_count')}, 1)"
-)
-_GONE = f"({_UP} == bool 0)"
-_STALLED = f"(({STEP_AGE}) > bool ({_PATIENCE}) or 0 * {_UP})"
-_STARTING = f"(({newest('rlvr_learner_step_timestamp_seconds')} == bool 0) or 0 * {_UP})"
-_MISSING = f"(({total('rlvr_actors_wanted')} > bool {total('rlvr_actors')}) or 0 * {_UP})"
-_HEALTH = f"8 * {_GONE} + 4 * {_STALLED} + 2 * {_STARTING} + {_MISSING}"
-
-_JUDGING, _SAMPLING = (
-    f"sum by (run) (avg_over_time({slots}[{STEPS}]))" for slots in (select("rlvr_slots", 'state="generated"'), select("rlvr_slots", 'state="leased"'))
-)
-_WAIT, _IDLE = f"({WAIT_SHARE})", f"({IDLE_SHARE})"
-_BOTTLENECK = (
-    f"({_WAIT} >= bool {_IDLE}) * ({_WAIT} > bool 0.1) * (1 + ({_JUDGING} > bool {_SAMPLING})) + 3 * ({_IDLE} > bool {_WAIT}) * ({_IDLE} > bool 0.1)"
-)
 _COST = growth("rlvr_cost_usd_total")
 
 _HEALTH_TEXT = (
-    "healthy: training. Part missing: fewer actors than wanted, see Cost & fleet. Starting: no step since the learner started. Stalled: no step for "
-    "15 min + 10 mean steps, see docs/operations.md#learnerstalled. Not scraped: no process answers; the run is over or its host is gone."
+    "Healthy: the controller says that it trains, and nothing contradicts. Part missing: fewer actors than wanted, or the queue or learner does not "
+    "answer. Stalled: no step for 15 min + 10 mean steps + 2 evaluations, see docs/operations.md#learnerstalled. Not answering: the controller is "
+    "gone and did not say that the run has ended, see docs/operations.md#controllerdown."
 )
 _BOTTLENECK_TEXT = (
-    "Who waits for whom, over 10 min. Generators: the learner waits and answers are still being sampled; add generators. Verifiers: it waits and "
-    "more answers wait for a verdict than are being sampled; add verifiers. Learner: generators stand at the staleness bound; fewer generators cost "
-    "less, more learner ranks train faster. Balanced: nobody waits more than 10 %."
+    "Who holds the others up, over 30 min. Verifiers: more slots wait for a verdict than are sampled or ready, or half of all; add verifiers. "
+    "Learner: generators idle more than it waits; fewer generators cost less, more learner ranks train faster. Generators: the learner waits, and "
+    "not for verdicts; add generators. Balanced: nobody waits more than 10 %."
 )
 
 _GLANCE: tuple[Panel, ...] = (
     stat(
         "Health",
         _HEALTH_TEXT,
-        _HEALTH,
-        words=(
-            (0, 0, "healthy", GREEN),
-            (1, 1, "part missing", ORANGE),
-            (2, 3, "starting", BLUE),
-            (4, 7, "stalled", RED),
-            (8, 15, "not scraped", GREY),
-        ),
+        HEALTH,
+        words=HEALTH_WORDS,
         if_empty="no run",
         is_instant=True,
     ),
     stat(
         "Bottleneck",
         _BOTTLENECK_TEXT,
-        _BOTTLENECK,
-        words=((0, 0, "balanced", GREEN), (1, 1, "generators", ORANGE), (2, 2, "verifiers", ORANGE), (3, 3, "learner", BLUE)),
-        if_empty="no step in 10 min",
+        BOTTLENECK,
+        words=BOTTLENECK_WORDS,
+        if_empty="no step yet",
         is_instant=True,
     ),
     stat(
         "Rollouts a second",
-        "Completions that generators finish. Falls to 0 while the only generator evaluates.",
+        "Completions that generators finish, refused ones included. Falls to 0 while the only generator evaluates.",
         rate("rlvr_rollouts_generated_total"),
         unit="suffix: /s",
         least=0,
@@ -80,23 +59,25 @@ _GLANCE: tuple[Panel, ...] = (
     ),
     stat(
         "Learner waits",
-        "Share of the learner's time spent waiting for a batch, over 10 min. Aim: below 10 %. On-policy runs (max_staleness 0) wait by design.",
+        "Share of the learner's time spent waiting for a batch, over 30 min; while all generators evaluate does not count. Aim: below 10 %. "
+        "On-policy runs (max_staleness 0) wait by design.",
         WAIT_SHARE,
         unit="percentunit",
         decimals=1,
         least=0,
         most=1,
         thresholds=((None, GREEN), (0.1, ORANGE), (0.5, RED)),
-        if_empty="no step in 10 min",
+        if_empty="no step yet",
     ),
     stat(
         "Staleness p95",
-        "Versions between a rollout's oldest token and the step that trains it. Never above rollout.max_staleness: what is older is dropped.",
+        "Versions between a rollout's oldest token and the step that trains it. Never above rollout.max_staleness: what is older is dropped. Over "
+        "30 min.",
         quantile(0.95, "rlvr_rollout_staleness_versions", window=STEPS),
         unit="suffix: versions",
         decimals=1,
         least=0,
-        if_empty="no batch in 10 min",
+        if_empty="no batch in 30 min",
     ),
     stat(
         "Since the last step",
@@ -126,8 +107,8 @@ _SECOND_GLANCE: tuple[Panel, ...] = (
     stat("Reward", "Mean reward of the last batch.", newest("rlvr_reward_mean"), decimals=2, height=3),
     stat(
         "Actors missing",
-        "Actors that there should be and are not: being started, or waiting for a node.",
-        f"{total('rlvr_actors_wanted')} - {total('rlvr_actors')}",
+        "Actors that there should be and are not: being started, or waiting for a node. One too many of a part makes up for no other.",
+        LACKING,
         decimals=0,
         height=3,
         is_instant=True,
@@ -135,8 +116,8 @@ _SECOND_GLANCE: tuple[Panel, ...] = (
     ),
     stat(
         "Alerts",
-        "Firing alerts, without those that only inform. Each has an entry in docs/operations.md.",
-        'count(ALERTS{alertstate="firing", severity!="info", run=~"$run|"}) or 0 * count(rlvr:learner_step_age_seconds)',
+        "Firing alerts of firesteel, without those that only inform. Each has an entry in docs/operations.md.",
+        'count(ALERTS{alertstate="firing", system="firesteel", severity!="info", run=~"$run|"}) or 0 * sum(rlvr:rules_loaded)',
         decimals=0,
         height=3,
         is_instant=True,

@@ -1,6 +1,6 @@
 """Queue and staleness: what is held, how old it trains, what is lost on the way, and the journal that makes it durable."""
 
-from deploy.monitoring.expressions import STEPS, buckets, growth, mean, newest, quantile, rate, select, total
+from deploy.monitoring.expressions import RECENT, STEPS, buckets, growth, mean, newest, quantile, rate, select, total
 from deploy.monitoring.panels import GREEN, ORANGE, RED, Panel, Query, Row, areas, heatmap, lines
 
 _QUEUE: tuple[Panel, ...] = (
@@ -66,9 +66,9 @@ _QUEUE: tuple[Panel, ...] = (
         "Refused, missing, taken back",
         "In 10 min. Refused: handed in after their lease had ended. Missing: places of groups that trained smaller. Leases taken back: of workers "
         "that died or were too slow (queue.lease_s).",
-        Query(growth("rlvr_rollouts_refused_total", window=STEPS), "{{run}} refused"),
-        Query(growth("rlvr_rollouts_missing_total", window=STEPS), "{{run}} missing"),
-        Query(growth("rlvr_leases_expired_total", window=STEPS), "{{run}} leases taken back"),
+        Query(growth("rlvr_rollouts_refused_total", window=RECENT), "{{run}} refused"),
+        Query(growth("rlvr_rollouts_missing_total", window=RECENT), "{{run}} missing"),
+        Query(growth("rlvr_leases_expired_total", window=RECENT), "{{run}} leases taken back"),
         least=0,
         thresholds=((None, GREEN), (1, ORANGE)),
     ),
@@ -83,7 +83,7 @@ _QUEUE: tuple[Panel, ...] = (
     lines(
         "Unfinished completions handed back",
         "In 10 min, by what became of them, when generators leave or their nodes drain.",
-        Query(growth("rlvr_partials_total", "run, fate", window=STEPS), "{{run}} {{fate}}"),
+        Query(growth("rlvr_partials_total", "run, fate", window=RECENT), "{{run}} {{fate}}"),
         least=0,
     ),
     lines(
@@ -124,7 +124,7 @@ _JOURNAL: tuple[Panel, ...] = (
         "Journal: errors and torn bytes",
         "Group commits that failed, in 10 min: a full or broken volume, see docs/operations.md#journalerrors. Torn bytes: cut from the tail at a "
         "restart.",
-        Query(growth("rlvr_journal_errors_total", window=STEPS), "{{run}} errors"),
+        Query(growth("rlvr_journal_errors_total", window=RECENT), "{{run}} errors"),
         Query(newest("rlvr_journal_torn_bytes_total"), "{{run}} torn bytes"),
         least=0,
         thresholds=((None, GREEN), (1, RED)),

@@ -1,6 +1,6 @@
 """Verifiers: what they decide, how fast, and what the sandbox gives up."""
 
-from deploy.monitoring.expressions import STEPS, growth, quantile, rate, ratio, total
+from deploy.monitoring.expressions import RECENT, growth, quantile, rate, ratio, total
 from deploy.monitoring.panels import GREEN, ORANGE, Panel, Query, Row, areas, lines
 
 _PANELS: tuple[Panel, ...] = (
@@ -34,21 +34,21 @@ _PANELS: tuple[Panel, ...] = (
     lines(
         "Seconds of one verdict, by stage",
         "p50 and p99 of the last 10 min. p99 of worker near verifiers.wall_s: hostile or heavy answers, see the kills.",
-        Query(quantile(0.5, "rlvr_verify_seconds", "run, stage", window=STEPS), "{{run}} {{stage}} p50"),
-        Query(quantile(0.99, "rlvr_verify_seconds", "run, stage", window=STEPS), "{{run}} {{stage}} p99"),
+        Query(quantile(0.5, "rlvr_verify_seconds", "run, stage", window=RECENT), "{{run}} {{stage}} p50"),
+        Query(quantile(0.99, "rlvr_verify_seconds", "run, stage", window=RECENT), "{{run}} {{stage}} p99"),
         unit="s",
         least=0,
     ),
     areas(
         "Sandboxed children given up, by reason",
         "In 10 min. wall, cpu, memory: heavy answers. forbidden: a system call outside the list. See docs/operations.md#sandboxkillshigh.",
-        Query(growth("rlvr_verifier_kills_total", "run, reason", window=STEPS), "{{run}} {{reason}}"),
+        Query(growth("rlvr_verifier_kills_total", "run, reason", window=RECENT), "{{run}} {{reason}}"),
     ),
     lines(
         "Retried and misjudged",
         "In 10 min. Retried: asked again of a fresh child. Misjudged: verdicts of a child that was found broken, judged again and different.",
-        Query(growth("rlvr_verifier_retries_total", window=STEPS), "{{run}} retried"),
-        Query(growth("rlvr_verdicts_misjudged_total", window=STEPS), "{{run}} misjudged"),
+        Query(growth("rlvr_verifier_retries_total", window=RECENT), "{{run}} retried"),
+        Query(growth("rlvr_verdicts_misjudged_total", window=RECENT), "{{run}} misjudged"),
         least=0,
         thresholds=((None, GREEN), (1, ORANGE)),
     ),
