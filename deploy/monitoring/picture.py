@@ -23,6 +23,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 
 from deploy.monitoring.values import in_unit, legend_of, reading
@@ -147,23 +148,24 @@ def _empty(axes: Axes, panel: Mapping[str, Any]) -> None:
     axes.text(0.5, 0.5, panel["fieldConfig"]["defaults"].get("noValue", "no data"), color=FAINT, fontsize=10, ha="center", transform=axes.transAxes)
 
 
-def _draw_stat(
-    figure: Figure,
-    panel: Mapping[str, Any],
-    named: Named,
-    box: Box,
-    back: FancyBboxPatch,
-) -> None:
+def _draw_stat(figure: Figure, panel: Mapping[str, Any], named: Named, box: Box, back: FancyBboxPatch) -> None:
+    """One number a series, side by side, with its name where there are several."""
     left, bottom, width, height = box
     values = [(name, points) for name, points in named if points]
-    how = panel["fieldConfig"]["defaults"]
     if not values:
-        figure.text(left + width / 2, bottom + height / 2, how.get("noValue", "no data"), color=FAINT, fontsize=14, ha="center", va="center")
+        text = panel["fieldConfig"]["defaults"].get("noValue", "no data")
+        figure.text(left + width / 2, bottom + height / 2, text, color=FAINT, fontsize=14, ha="center", va="center")
         return
-    points = values[0][1]
-    words, color = reading(points[-1][1], how)
+    share = width / len(values)
+    for index, (name, points) in enumerate(values):
+        _draw_number(figure, panel, points, (left + index * share, bottom, share, height), back, name=name if len(values) > 1 else "")
+
+
+def _draw_number(figure: Figure, panel: Mapping[str, Any], points: Points, box: Box, back: FancyBboxPatch, *, name: str) -> None:
+    left, bottom, width, height = box
+    words, color = reading(points[-1][1], panel["fieldConfig"]["defaults"])
     shade = COLORS.get(color, color)
-    is_filled = panel["options"]["colorMode"] == "background"
+    is_filled = panel["options"]["colorMode"] == "background" and not name
     if is_filled:
         back.set_facecolor(shade)
     if len(points) > 2 and panel["options"]["graphMode"] == "area":
@@ -176,6 +178,8 @@ def _draw_stat(
     size = min(24.0, 1.5 * 72 * width * 24 * COLUMN_IN / max(len(words), 4))
     place = (left + width / 2, bottom + 0.55 * height)
     figure.text(*place, words, color="white" if is_filled else shade, fontsize=size, weight="bold", ha="center", va="center")
+    if name:
+        figure.text(left + width / 2, bottom + 0.9 * height, name, color=TEXT, fontsize=7, ha="center", va="center")
 
 
 def _draw_lines(axes: Axes, panel: Mapping[str, Any], named: Named, source: Source, *, stands_at: float) -> None:
@@ -193,9 +197,12 @@ def _draw_lines(axes: Axes, panel: Mapping[str, Any], named: Named, source: Sour
     axes.set_ylim(how.get("min", lowest), how.get("max", highest))
     _dress(axes, how, source)
     handles, labels = axes.get_legend_handles_labels()
+    if (hidden := len(labels) - MOST_IN_LEGEND) > 0:
+        handles = [*handles[:MOST_IN_LEGEND], Line2D([], [], lw=0)]
+        labels = [*labels[:MOST_IN_LEGEND], f"+{hidden} more"]
     axes.legend(
-        handles[:MOST_IN_LEGEND],
-        labels[:MOST_IN_LEGEND],
+        handles,
+        labels,
         loc="upper left",
         fontsize=6.5,
         labelcolor=TEXT,

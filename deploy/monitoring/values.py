@@ -18,8 +18,10 @@ def in_unit(value: float, unit: str, decimals: int | None = None) -> str:
     """The value with its unit. Raises ValueError for a unit that is not known here."""
     if unit.startswith("suffix:"):
         return f"{_scaled(value, decimals)} {unit.removeprefix('suffix:').strip()}"
-    if unit in ("short", "none"):
+    if unit == "short":
         return _scaled(value, decimals)
+    if unit == "none":  # a code, not a quantity
+        return _plain(value, decimals)
     if unit == "percentunit":
         return f"{_plain(100 * value, decimals)}%"
     if unit == "currencyUSD":

@@ -1,5 +1,6 @@
 """promtool, and its unit tests of rules and expressions that a test makes. Shared by the tests of this folder; skips where it is not installed."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -8,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from promql import RULES
 
 
@@ -23,9 +23,9 @@ def outcomes(folder: Path, asked: Mapping[str, tuple[list[dict[str, Any]], list[
     """Whether all cases come out as written, for each name's rules and cases; one promtool for all."""
     files = []
     for index, (rules, cases) in enumerate(asked.values()):
-        (folder / f"{index}.rules.yml").write_text(yaml.dump({"groups": [{"name": "g", "rules": rules}]}))
+        (folder / f"{index}.rules.yml").write_text(json.dumps({"groups": [{"name": "g", "rules": rules}]}))
         files.append(f"{index}.test.yml")
-        (folder / files[-1]).write_text(yaml.dump({"rule_files": [f"{index}.rules.yml"], "evaluation_interval": "1m", "tests": cases}))
+        (folder / files[-1]).write_text(json.dumps({"rule_files": [f"{index}.rules.yml"], "evaluation_interval": "1m", "tests": cases}))
     done = promtool("test", "rules", *files, folder=folder)
     said = re.findall(r"Unit Testing:\s+(\S+)\n\s+(SUCCESS|FAILED)", done.stdout)
     assert [file for file, _ in said] == files, done.stdout[-2000:]

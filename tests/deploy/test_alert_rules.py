@@ -1,5 +1,6 @@
 """Rules and alerts: promtool accepts them, each alert has a case in which it fires and one in which it is silent, and each has its runbook entry."""
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,9 @@ NEEDED = {
 }
 
 
+@functools.cache
 def groups() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = yaml.safe_load(CASES.read_text())["tests"]
+    found: list[dict[str, Any]] = yaml.load(CASES.read_text(), Loader=yaml.CSafeLoader)["tests"]
     return found
 
 
@@ -98,9 +100,14 @@ def test_promtool_accepts_the_rules() -> None:
 
 
 @pytest.mark.processes
-def test_every_case_comes_out_as_written() -> None:
-    done = promtool("test", "rules", CASES.name)
-    assert done.returncode == 0, done.stdout
+def test_every_case_comes_out_as_written(tmp_path: Path) -> None:
+    """Each with the rules that it is about; `promtool test rules` on the files as they are does the same, and takes longer."""
+    asked = {rule: what_is_about(rule) for rule in ALERTS}
+    of_records = [group for group in groups() if "promql_expr_test" in group]
+    asked["records"] = (RECORDS, of_records)
+    assert sum(len(cases) for _, cases in asked.values()) >= len(groups())
+    found = outcomes(tmp_path, {name: ([*about.values()], cases) for name, (about, cases) in asked.items()})
+    assert [name for name, is_success in found.items() if not is_success] == []
 
 
 def numbers() -> list[tuple[str, str, re.Match[str]]]:

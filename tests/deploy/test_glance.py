@@ -4,7 +4,6 @@ The expressions are those of the panels; promtool evaluates them over runs that 
 """
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -210,6 +209,6 @@ def test_the_dashboard_and_the_alerts_mean_the_same(record: str, expr: str) -> N
     assert "".join(recorded.split()) == "".join(of_any_run.split())
 
 
-def test_one_choice_is_all_runs_and_no_target_of_others(tmp_path: Path) -> None:
+def test_one_choice_is_all_runs_and_no_target_of_others() -> None:
     text = (RULES.parent / "firesteel.json").read_text()
     assert '"allValue": ".+"' in text

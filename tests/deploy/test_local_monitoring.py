@@ -71,12 +71,12 @@ def refused(*arguments: str, **environment: str) -> str:
 
 
 @contextlib.contextmanager
-def started(argument: str, folder: Path, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def started(argument: str, folder: Path, *, script: Path = UP, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A running up.sh with its temporary files in `folder`, and its Prometheus' address."""
     port = free_port()
     settings = {**os.environ, "PROMETHEUS_PORT": str(port), "TMPDIR": str(folder), **environment}
     with subprocess.Popen(
-        ["bash", str(UP), argument],
+        ["bash", str(script), argument],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -123,6 +123,19 @@ def test_a_run_folder_is_enough_to_scrape_the_run_and_ctrl_c_leaves_nothing(tmp_
     assert said[1].startswith(f"Grafana: http://127.0.0.1:{grafana_port}" if shutil.which("grafana") else "Grafana is not installed")
     assert not answers(f"{url}/-/ready")
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.processes
+@needs_prometheus
+def test_it_works_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    here = tmp_path / "R&D|it's, [mine]"
+    shutil.copytree(UP.parent.parent, here, ignore=shutil.ignore_patterns("__pycache__"))
+    with controller() as service, started(service, tmp_path, script=here / "local" / "up.sh") as (process, url):
+        until(lambda: answers(f"{url}/-/ready"), "Prometheus is ready")
+        assert {rule["name"] for group in ask(url, "rules")["groups"] for rule in group["rules"]} > {"LearnerStalled"}
+        until(lambda: ask(url, "query", query='up{run="demo"} == 1')["result"], "the run is scraped")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
 
 
 @pytest.mark.processes

@@ -26,6 +26,9 @@ service_of() {
   esac
 }
 
+# For YAML: an address may have any character.
+quoted() { printf "'%s'" "${1//"'"/"''"}"; }
+
 answers() {
   "$python" - "$1" <<'PY' 2>/dev/null
 import sys, urllib.request
@@ -59,7 +62,11 @@ finish() {
 }
 
 start_prometheus() {
-  sed -e "s|http://127.0.0.1:9400/sd|$service/sd|" -e "s|\.\./firesteel.rules.yml|$here/../firesteel.rules.yml|" "$here/prometheus.yml" >"$data/prometheus.yml"
+  local settings
+  cp "$here/../firesteel.rules.yml" "$data/" # in its configuration a folder's name would be a pattern
+  settings=$(<"$here/prometheus.yml")
+  settings=${settings//http:\/\/127.0.0.1:9400\/sd/"$(quoted "$service/sd")"}
+  echo "${settings//..\/firesteel.rules.yml/firesteel.rules.yml}" >"$data/prometheus.yml"
   prometheus --config.file="$data/prometheus.yml" --storage.tsdb.path="$data/prometheus" --web.listen-address="127.0.0.1:$prometheus_port" \
     >"$data/prometheus.log" 2>&1 &
   children="$children $!"
