@@ -87,7 +87,7 @@ def _slots(state: str) -> str:
 
 _WAIT, _IDLE, _JUDGING = f"({WAIT_SHARE})", f"({IDLE_SHARE})", _slots("generated")
 _SOMEBODY_WAITS = f"((({_WAIT} > bool 0.1) + ({_IDLE} > bool 0.1)) > bool 0)"
-_VERIFIERS = f"((({_JUDGING} > bool 0.5 * {newest('rlvr_slots_limit')}) + ({_JUDGING} > bool ({_slots('leased')} + {_slots('verified')}))) > bool 0)"
+_VERIFIERS = f"({_JUDGING} > bool ({_slots('leased')} + {_slots('verified')}))"
 _LEARNER = f"(({_IDLE} > bool {_WAIT}) * ({_WAIT} < bool 0.5))"
 BOTTLENECK = f"{_SOMEBODY_WAITS} * (2 * {_VERIFIERS} + (1 - {_VERIFIERS}) * (1 + 2 * {_LEARNER}))"
 """Verifiers first: slots that wait for them make generators idle and the learner wait. Who waits half of its time is no bottleneck."""

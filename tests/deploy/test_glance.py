@@ -70,6 +70,13 @@ TRAINS: Series = {
 }
 LOADS = {**states("training", "0x90"), **states("starting"), 'process_start_time_seconds{run="r", role="controller"}': "600x90"}
 SINCE_LONG = {'process_start_time_seconds{run="r", role="controller"}': "-600x90"}
+REPLACED = {
+    'process_start_time_seconds{run="r", role="controller"}': "-7200x90",
+    'rlvr_learner_step_timestamp_seconds{run="r"}': "0+60x48 0x40",
+    'rlvr_train_seconds_count{run="r"}': "0+1x48 0x40",
+    'rlvr_train_seconds_sum{run="r"}': "0+50x48 0x40",
+    'rlvr_learner_wait_seconds_total{run="r"}': "0+5x48 0x40",
+}
 ENDS = "0x30 1x1 stale"
 GONE = {name: values if name.startswith("up") else "stale" for name, values in TRAINS.items()} | up("controller", "1x31 0x60")
 
@@ -94,6 +101,7 @@ HEALTH: dict[str, tuple[str | None, Series]] = {
     "the queue shows no slots": ("part missing", without("rlvr_slots_limit")),
     "the learner hangs": ("stalled", {**TRAINS, 'rlvr_learner_step_timestamp_seconds{run="r"}': "600x90"}),
     "the learner hangs and does not answer": ("stalled", {**without("rlvr_learner_", "rlvr_train"), **up("learner", "0x90", "l:1")}),
+    "the learner was just replaced, the last step is twelve minutes old": ("healthy", {**TRAINS, **REPLACED}),
     "the run has failed": ("failed", {**GONE, **states("failed", ENDS), **states("training", "1x30 0x1 stale")}),
     "it was stopped": ("stopped", {**GONE, **states("interrupted", ENDS), **states("training", "1x30 0x1 stale")}),
     "it has finished": ("finished", {**GONE, **states("finished", ENDS), **states("training", "1x30 0x1 stale")}),
@@ -109,14 +117,26 @@ HEALTH: dict[str, tuple[str | None, Series]] = {
     "a verifier alone answers": ("not answering", {**up("controller", "0x90"), **up("learner", "0x90", "l:1"), **up("verifier", "1x90", "v:1")}),
     "the controller says nothing": ("not answering", {**up("controller"), **states("training", "0x90")}),
     "it died while it trained": ("not answering", {**GONE, **states("training", "1x31 stale"), **states("finished", "0x31 stale")}),
+    "it was stopped, went on elsewhere, and died there": (
+        "not answering",
+        {
+            **states("interrupted", ENDS, "old:1"),
+            **up("controller", "1x31 stale", "old:1"),
+            **up("controller", "_x35 1x10 0x60"),
+            **states("training", "_x35 1x10 stale"),
+        },
+    ),
     "targets of others": (None, {'up{job="node-exporter"}': "1x90", 'up{run="r", job="ray"}': "1x90"}),
+}
+LUMPS = {
+    'rlvr_learner_wait_seconds_total{run="r"}': "0x4 300x14 600x14 900x14 1200x30",
+    'rlvr_train_seconds_sum{run="r"}': "0x4 600x14 1200x14 1800x14 2400x30",
 }
 BOTTLENECK: dict[str, tuple[str | None, Series]] = {
     "nobody waits": ("balanced", {**clock(wait=3, train=57, idle=3), **slots(10, 60, 20, 10)}),
     "sampling is slow": ("generators", {**clock(wait=40, train=20, idle=0), **slots(5, 90, 5)}),
-    "the learner is slow": ("learner", {**clock(wait=1, train=59, idle=40), **slots(3, 7, 50, 40)}),
+    "the learner is slow": ("learner", {**clock(wait=1, train=59, idle=40), **slots(15, 5, 72, 8)}),
     "judging takes 4, training 2, sampling 1": ("verifiers", {**clock(wait=30, train=30, idle=45), **slots(95, 3, 2)}),
-    "half of the slots wait for a verdict, and many are leased": ("verifiers", {**clock(wait=30, train=30, idle=10), **slots(51, 49, 0)}),
     "more wait for a verdict than are leased or verified": ("verifiers", {**clock(wait=30, train=30, idle=10), **slots(40, 20, 10, 10)}),
     "on-policy, sampling takes longer": ("generators", {**clock(wait=42, train=18, idle=18), **slots(5, 40, 25, 30)}),
     "on-policy, training takes longer": ("learner", {**clock(wait=18, train=42, idle=42), **slots(5, 15, 10, 70)}),
@@ -126,6 +146,10 @@ BOTTLENECK: dict[str, tuple[str | None, Series]] = {
     "the run has stalled, slots are leased": ("generators", {**clock(wait=0, train=0, idle=0, waiting="0+60x90"), **slots(0, 9, 0)}),
     "the run has stalled, verifiers hang": ("verifiers", {**clock(wait=0, train=0, idle=60, waiting="0+60x90"), **slots(100, 0, 0)}),
     "a step takes an hour": ("learner", {**clock(wait=0, train=0, idle=50), **slots(0, 0, 50, 50)}),
+    "a step takes a quarter of an hour, and no counter moves meanwhile": (
+        "generators",
+        {**clock(wait=0, train=0, idle=0), **LUMPS, **slots(5, 90, 5)},
+    ),
     "the queue has moved, its old slots waited for verdicts": (
         "generators",
         {**clock(wait=40, train=20, idle=0), **slots(5, 90, 5), 'rlvr_slots{run="r", state="generated", replica="old"}': "100x55 stale"},
@@ -147,6 +171,7 @@ FIGURES: dict[str, tuple[str, float | None, Series]] = {
     "nobody gave a price": ("$ per million rollouts trained", None, {name: "0x90" if "usd" in name else values for name, values in COSTS.items()}),
     "waits": ("Learner waits", 0.75, clock(wait=45, train=15, idle=0)),
     "waits, of which a third was for an evaluation": ("Learner waits", 0.5, clock(wait=45, train=15, idle=0, evaluate=(15,))),
+    "waits, while one of two generators evaluates": ("Learner waits", 0.75, clock(wait=45, train=15, idle=0, evaluate=(15, 0))),
     "a surplus hides no lack": ("Actors missing", 1, actors({**HALF, "generator": 1, "verifier": 2}, HALF)),
     "one alert, and somebody else's": ("Alerts", 1, {**FIRING, **ALIEN}),
     "somebody else's alert": ("Alerts", 0, ALIEN),

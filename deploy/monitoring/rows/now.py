@@ -12,7 +12,7 @@ _HEALTH_TEXT = (
     "gone and did not say that the run has ended, see docs/operations.md#controllerdown."
 )
 _BOTTLENECK_TEXT = (
-    "Who holds the others up, over 30 min. Verifiers: more slots wait for a verdict than are sampled or ready, or half of all; add verifiers. "
+    "Who holds the others up, over 30 min. Verifiers: more slots wait for a verdict than are sampled or ready; add verifiers. "
     "Learner: generators idle more than it waits; fewer generators cost less, more learner ranks train faster. Generators: the learner waits, and "
     "not for verdicts; add generators. Balanced: nobody waits more than 10 %."
 )
@@ -93,7 +93,14 @@ _GLANCE: tuple[Panel, ...] = (
 )
 
 _SECOND_GLANCE: tuple[Panel, ...] = (
-    stat("Step", "Steps trained. It falls back when the run is rolled back to a checkpoint.", newest("rlvr_learner_step"), decimals=0, height=3),
+    stat(
+        "Step",
+        "Steps trained. It falls back when the run is rolled back to a checkpoint.",
+        newest("rlvr_learner_step"),
+        unit="none",
+        decimals=0,
+        height=3,
+    ),
     stat(
         "Held-out accuracy",
         "The newest evaluation of the first greedy held-out set.",
