@@ -72,10 +72,10 @@ LOADS = {**states("training", "0x90"), **states("starting"), 'process_start_time
 SINCE_LONG = {'process_start_time_seconds{run="r", role="controller"}': "-600x90"}
 REPLACED = {
     'process_start_time_seconds{run="r", role="controller"}': "-7200x90",
-    'rlvr_learner_step_timestamp_seconds{run="r"}': "0+60x48 0x40",
-    'rlvr_train_seconds_count{run="r"}': "0+1x48 0x40",
-    'rlvr_train_seconds_sum{run="r"}': "0+50x48 0x40",
-    'rlvr_learner_wait_seconds_total{run="r"}': "0+5x48 0x40",
+    'rlvr_learner_step_timestamp_seconds{run="r"}': "0+60x48 stale",
+    'rlvr_train_seconds_count{run="r"}': "0+1x48 stale",
+    'rlvr_train_seconds_sum{run="r"}': "0+50x48 stale",
+    'rlvr_learner_wait_seconds_total{run="r"}': "0+5x48 stale",
 }
 ENDS = "0x30 1x1 stale"
 GONE = {name: values if name.startswith("up") else "stale" for name, values in TRAINS.items()} | up("controller", "1x31 0x60")
@@ -101,7 +101,7 @@ HEALTH: dict[str, tuple[str | None, Series]] = {
     "the queue shows no slots": ("part missing", without("rlvr_slots_limit")),
     "the learner hangs": ("stalled", {**TRAINS, 'rlvr_learner_step_timestamp_seconds{run="r"}': "600x90"}),
     "the learner hangs and does not answer": ("stalled", {**without("rlvr_learner_", "rlvr_train"), **up("learner", "0x90", "l:1")}),
-    "the learner was just replaced, the last step is twelve minutes old": ("healthy", {**TRAINS, **REPLACED}),
+    "the learner is being replaced, the last step is twelve minutes old": ("healthy", {**TRAINS, **REPLACED}),
     "the run has failed": ("failed", {**GONE, **states("failed", ENDS), **states("training", "1x30 0x1 stale")}),
     "it was stopped": ("stopped", {**GONE, **states("interrupted", ENDS), **states("training", "1x30 0x1 stale")}),
     "it has finished": ("finished", {**GONE, **states("finished", ENDS), **states("training", "1x30 0x1 stale")}),
