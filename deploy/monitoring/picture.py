@@ -256,7 +256,7 @@ def _draw_bars(axes: Axes, panel: Mapping[str, Any], named: Named) -> None:
 
 def _dress(axes: Axes, how: Mapping[str, Any], source: Source, *, is_labelled: bool = False) -> None:
     axes.set_xlim(_date(source.start), _date(source.end))
-    locator = AutoDateLocator(maxticks=6)
+    locator = AutoDateLocator(minticks=3, maxticks=6)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))
     if not is_labelled:

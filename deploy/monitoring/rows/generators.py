@@ -30,8 +30,8 @@ _SAMPLING: tuple[Panel, ...] = (
     lines(
         "Versions behind the learner",
         "Newest published version - the version that the engine samples from. 1 while a broadcast is under way; growing: the generator evaluates, "
-        "or hangs.",
-        Query(f"{newest('rlvr_published_version')} - on (run) group_right () {newest('rlvr_policy_version', _EACH)}", _NAME),
+        "or hangs. Never below 0, where a generator is scraped later than the learner.",
+        Query(f"clamp_min({newest('rlvr_published_version')} - on (run) group_right () {newest('rlvr_policy_version', _EACH)}, 0)", _NAME),
         unit="suffix: versions",
         thresholds=((None, GREEN), (3, ORANGE), (10, RED)),
     ),
@@ -135,14 +135,16 @@ _ENGINE: tuple[Panel, ...] = (
         "Prompt tokens that all engines read, cached ones included.",
         rate("vllm:prompt_tokens_total"),
         unit="suffix: /s",
-        width=12,
+        width=8,
+        height=8,
     ),
     stat(
         "vLLM: generated tokens a second",
         "As the engines count them: rollouts and evaluations.",
         rate("vllm:generation_tokens_total"),
         unit="suffix: /s",
-        width=12,
+        width=8,
+        height=8,
     ),
 )
 
