@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata, StorageMeta
 
 _METADATA = "torch.distributed.checkpoint.metadata"
 ALLOWED = frozenset(
@@ -37,7 +37,16 @@ class StateReader(FileSystemReader):
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return _member
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if (module, name) not in ALLOWED and not is_dtype:
             raise pickle.UnpicklingError(f"{module}.{name} is no part of a checkpoint's index")
         return super().find_class(module, name)
+
+
+def _member(owner: Any, name: str) -> Any:
+    """How some Pythons (3.11.2) pickle a member of an enumeration: the name of one, of the only enumeration that an index has."""
+    if owner is not _MEM_FORMAT_ENCODING:
+        raise pickle.UnpicklingError(f"an attribute of {owner!r} is no part of a checkpoint's index")
+    return _MEM_FORMAT_ENCODING[name]
