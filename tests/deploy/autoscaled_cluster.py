@@ -51,6 +51,11 @@ def autoscaling_config(*, idle_s: float, generators: tuple[int, int], resources:
     return {**config, "head_node_type": FAKE_HEAD_NODE_TYPE, "idle_timeout_minutes": idle_s / 60}
 
 
+NOT_OURS = ("RAY_", "VLLM_", "CUDA_VISIBLE_DEVICES")
+"""Names, or their beginnings, that other tests leave in this process's environment: an engine on a CPU hides all GPUs, and a node that is to have
+four logical ones does not start then."""
+
+
 class AutoscaledCluster:
     """One head and the nodes that its autoscaler starts. A context manager: nothing is left when it ends, nor when this process is killed."""
 
@@ -86,7 +91,7 @@ class AutoscaledCluster:
 
     def environment(self) -> dict[str, str]:
         """Of whatever belongs to this cluster."""
-        own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        own = {name: value for name, value in os.environ.items() if not name.startswith(NOT_OURS)}
         return own | {
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": f"{HERE}:{ROOT}",
