@@ -3,7 +3,6 @@
 Owns resources, label selectors and the addresses of nodes. Called by the controller and by `firesteel eval`; knows no queue and no model.
 """
 
-import contextlib
 import ipaddress
 import logging
 import os
@@ -99,8 +98,12 @@ def _stay_on_this_machine() -> None:
 
 def _close_token() -> None:
     """Ray writes the token that opens its ports for whomever the umask lets read it."""
-    with contextlib.suppress(OSError):
+    try:
         TOKEN.chmod(0o600)
+    except FileNotFoundError:
+        logger.info("this Ray has no token in %s", TOKEN)  # it is elsewhere, or tokens are off
+    except OSError as error:
+        logger.warning("%s may be readable by others (%s): whoever reads it may run code as you; close it with chmod 600", TOKEN, error.strerror)
 
 
 def refusal(error: Exception, *, joined: str) -> str:
